@@ -10,6 +10,10 @@ Run as `python benchmarks/robust_risk.py`; it writes benchmarks/results/robust_r
   (Ribeiro et al., AISTATS 2025, arXiv 2410.12677), with backtracking and adaptive restart.
 - CVXPY with Clarabel at its default tolerances.
 
+The data of the aim come first; the others differ in size, condition and mean. With `--before
+FOLDER`, a checkout of an earlier state, its time is in the table too: from a process of its own, in
+turns with the rest.
+
 Ours certifies its accuracy, and its time includes that. The first two peers know no accuracy of
 their own: they stop at the first evaluation that reaches the least risk, which the script knows and
 no user could ("at the goal"). L-BFGS-B is also timed with its own stopping rule ("own"), at the
@@ -18,7 +22,11 @@ loosest ftol in 1e-5, 1e-6, ... that turns out to be accurate enough.
 
 import argparse
 import contextlib
+import json
 import math
+import os
+import subprocess
+import sys
 import time
 
 import _harness as harness  # first: it sets one thread
@@ -26,6 +34,7 @@ import cvxpy as cp
 import numpy as np
 from scipy.optimize import minimize
 from sklearn.datasets import load_breast_cancer, load_digits
+from whole_fits import correlated
 
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
@@ -39,6 +48,7 @@ HEADER = [
     "q",
     "loss",
     "eps",
+    "before, ms",
     "ours, ms",
     "certified gap",
     "true gap",
@@ -67,12 +77,24 @@ def gaussian(n, d):
     )
 
 
+def signed(data):
+    X, target = data
+    return X, np.where(target > 0, 1.0, -1.0)
+
+
 DATA = {
     "breast_cancer": breast_cancer,
     "digits 3, 8": digits,
     "5 000 x 200": lambda: gaussian(5000, 200),
     "20 000 x 500": lambda: gaussian(20_000, 500),
 }
+OTHERS = {
+    "2 000 x 60": lambda: gaussian(2000, 60),
+    "15 000 x 120": lambda: gaussian(15_000, 120),
+    "5 000 x 100, condition 1e4": lambda: signed(correlated(5000, 100, 1e4)),
+    "3 000 x 150, mean 10": lambda: signed(correlated(3000, 150, 10.0, mean=10.0)),
+}
+GRADIENT_STEPS = 2000  # of the accelerated gradient at most, on the other data
 
 
 class Risk:
@@ -228,28 +250,63 @@ def timed(solve):
     return time.process_time() - start, answer
 
 
-def row(name, X, y, q, loss, eps, repeats, with_cvxpy):
+def certified(X, y, q, loss, eps, tol=ACCURACY):
+    """The call that is timed: ours, from arrays to a certified answer."""
     problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=True)
+    return lambda: minimise_robust_risk(problem, LOSSES[loss], LpNorm(2), tol=tol)
 
-    def ours(tol=ACCURACY):
-        return minimise_robust_risk(problem, LOSSES[loss], LpNorm(2), tol=tol)
 
-    best = ours(1e-10)
+def serve():
+    """Time the cells that are read, a JSON line each, and print the seconds."""
+    last, X, y = None, None, None
+    for line in sys.stdin:
+        name, q, loss, eps = json.loads(line)
+        if name != last:
+            last, (X, y) = name, (DATA | OTHERS)[name]()
+        print(timed(certified(X, y, float(q), loss, eps))[0], flush=True)
+
+
+class Before:
+    """An earlier state of the library, in a process of its own."""
+
+    def __init__(self, folder):
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--serve"],
+            env={**os.environ, "PYTHONPATH": folder},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def seconds(self, name, q, loss, eps):
+        self.process.stdin.write(json.dumps([name, str(q), loss, eps]) + "\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+
+def row(name, X, y, q, loss, eps, repeats, with_cvxpy, before):
+    ours = certified(X, y, q, loss, eps)
+    best = certified(X, y, q, loss, eps, 1e-10)()
     if best.separable[0] is not False:
         return None
     least = float(best.log_risk[0])
     goal = least + ACCURACY if loss == "exponential" else math.exp(least) * (1 + ACCURACY)
     risk = Risk(X, y, loss, q, eps, goal)
-    ftol = next((10.0**-k for k in range(5, 17) if lbfgs(risk, ftol=10.0**-k) <= goal), None)
+    ftol = None
+    if lbfgs(risk, ftol=1e-16) <= goal:
+        ftol = next(10.0**-k for k in range(5, 17) if lbfgs(risk, ftol=10.0**-k) <= goal)
+    steps = GRADIENT_STEPS if name in OTHERS else 50_000
     solvers = {
         "ours": ours,
         "own": (lambda: lbfgs(risk, ftol=ftol)) if ftol else None,
         "goal": lambda: lbfgs(risk, stop_at_goal=True),
-        "gradient": lambda: accelerated_projected_gradient(risk),
+        "gradient": lambda: accelerated_projected_gradient(risk, steps),
     }
-    times = {key: [] for key in solvers}
+    times = {key: [] for key in (*solvers, "before")}
     answers = {}
     for _ in range(repeats):
+        if before is not None:
+            times["before"].append(before.seconds(name, q, loss, eps))
         for key, solve in solvers.items():
             if solve:
                 seconds, answers[key] = timed(solve)
@@ -283,6 +340,7 @@ def row(name, X, y, q, loss, eps, repeats, with_cvxpy):
         f"{q:g}",
         loss,
         f"{eps:g}",
+        show(median["before"]),
         show(median["ours"]),
         f"{solution.gap[0]:.0e}",
         f"{max(error, 0):.0e}",
@@ -299,20 +357,24 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--data", nargs="*", default=list(DATA))
+    parser.add_argument("--data", nargs="*", default=[*DATA, *OTHERS])
+    parser.add_argument("--before", help="a checkout of an earlier state, to be timed as well")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--no-cvxpy", action="store_true", help="leave out the slowest peer")
     parser.add_argument("--print", action="store_true", help="only print")
     options = parser.parse_args()
+    if options.serve:
+        serve()
+        return
+    before = Before(options.before) if options.before else None
     rows = []
     for name in options.data:
-        X, y = DATA[name]()
+        X, y = (DATA | OTHERS)[name]()
         for q, radii in RADII.items():
             for loss in LOSSES:
-                for eps in radii:
-                    small = X.size < 100_000
-                    cells = row(
-                        name, X, y, q, loss, eps, options.repeats, small and not options.no_cvxpy
-                    )
+                for eps in radii[:1] if name in OTHERS else radii:
+                    cone = X.size < 100_000 and name in DATA and not options.no_cvxpy
+                    cells = row(name, X, y, q, loss, eps, options.repeats, cone, before)
                     if cells:
                         rows.append(cells)
                         print(" | ".join(cells), flush=True)
@@ -326,7 +388,8 @@ def main():
         "the others. 'own': L-BFGS-B "
         "with the loosest ftol that was accurate enough; 'at the goal': stopped as soon as the "
         "known least risk is reached. '-': "
-        "stopped short of the accuracy. "
+        "stopped short of the accuracy. 'before': ours at an earlier state, from a process of its "
+        "own in the same run. "
         "The last columns divide the fastest peer's time by ours, with L-BFGS-B's own stop and "
         "at the goal; bold where ours is "
         "slower.\n",

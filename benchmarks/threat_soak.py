@@ -1,15 +1,16 @@
 """Random sets of perturbations, and each pair of them under `|`, `+` and `&`, against enumeration.
 
-A thousand draws of each set and each pair, each at one or two samples of random radii and in two
-directions. What the library says is compared with pieces that are written down here independently,
-and whose support functions are found by enumeration (`_pieces.py`): no solver takes part in the
-reference.
+A thousand draws of each set and each pair, each at a sample of random radius, some at two: the
+worst point in one direction, and the support function in another. What the library says is compared
+with pieces that are written down here independently, and whose support functions are found by
+enumeration (`_pieces.py`): no solver takes part in the reference.
 
     python benchmarks/threat_soak.py [--cases 1000] [--only budget,box] [--jobs 2] [--minutes 5]
 
 writes threat_soak.md and threat_soak.csv to --out, benchmarks/results by default, while it runs.
 With --resume it goes on from the draws that threat_soak.csv there has. It takes one set or pair
-after the other. A draw that raises an error counts as one. All draws of a chunk have one seed.
+after the other. A draw that raises an error counts as one, and a RuntimeWarning is an error. All
+draws of a chunk have one seed.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import itertools
 import os
 import time
 import traceback
+import warnings
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,16 +43,15 @@ from sklearn_robust.threats import (
     OneHot,
     Relations,
 )
-from sklearn_robust.threats._programs import worst_point
+from sklearn_robust.threats._programs import Program
 
-D = 4
 CHUNK = 50  # draws with one seed
 TOL = 1e-8
-SIGNS = np.array(list(itertools.product([-1.0, 1.0], repeat=D)))
+_CONES = 0.2  # draws in which the cones are asked, too
 CHECKS = {
     "support": "the support function, relative to 1 + its size",
     "attained": "<v, worst point> against it",
-    "exceeded": "<v, .> of the worst points of other directions above it",
+    "exceeded": "<v, .> of the worst point of another direction above it",
     "outside": "the number of worst points further than 1e-8 from the set",
     "cones": "the support function of `conic`, the hull of the set",
     "projection": "what the rest of a projection lacks to be normal to the set",
@@ -76,16 +77,18 @@ def ball(q: float, eps: float, scale: np.ndarray) -> Piece:
     if q == np.inf:
         return box(-eps * scale, eps * scale)
     if q == 1:
-        return half_spaces(SIGNS / scale, np.full(len(SIGNS), eps))
+        signs = np.array(list(itertools.product([-1.0, 1.0], repeat=len(scale))))
+        return half_spaces(signs / scale, np.full(len(signs), eps))
     return ellipsoid(np.diag(1 / scale), eps)
 
 
 def make(name: str, rng: np.random.Generator, X: np.ndarray, radii: Any = None) -> Case:
     """A random set of a family, and its pieces for the samples at their radii, 1 by default."""
+    d = X.shape[1]
     radii = np.ones(len(X)) if radii is None else radii
     eps = rng.uniform(0.1, 0.8)
-    scale = rng.uniform(0.5, 2.0, D)
-    clip = (0.0, 1.0) if rng.random() < 0.5 else (np.zeros(D), np.ones(D))
+    scale = rng.uniform(0.5, 2.0, d)
+    clip = (0.0, 1.0) if rng.random() < 0.5 else (np.zeros(d), np.ones(d))
     limits = [box(-x, 1 - x) for x in X]
     exponent = {"1": 1.0, "2": 2.0, "inf": np.inf}.get(name.split("_")[-1], 0.0)
     if name.startswith("ball"):
@@ -97,24 +100,24 @@ def make(name: str, rng: np.random.Generator, X: np.ndarray, radii: Any = None) 
         ]
         return Case(LpBall(exponent, eps, scale, clip=clip), within)
     if name.startswith("box"):
-        lower, upper = -rng.uniform(0, 0.8, D), rng.uniform(0, 0.8, D)
-        lower[rng.random(D) < 0.3] = 0
-        upper[rng.random(D) < 0.2] = 0
+        lower, upper = -rng.uniform(0, 0.8, d), rng.uniform(0, 0.8, d)
+        lower[rng.random(d) < 0.3] = 0
+        upper[rng.random(d) < 0.2] = 0
         boxes = [box(r * lower, r * upper) for r in radii]
         if name == "box":
             return Case(Box(lower, upper), [[one] for one in boxes])
         within = [[one & limit] for one, limit in zip(boxes, limits, strict=True)]
         return Case(Box(lower, upper, clip=clip), within)
     if name == "budget":
-        count = int(rng.integers(0, D + 1))
-        reach = eps * scale * (rng.random(D) < 0.8)
-        chosen = [np.isin(range(D), some) for some in itertools.combinations(range(D), count)]
+        count = int(rng.integers(0, d + 1))
+        reach = eps * scale * (rng.random(d) < 0.8)
+        chosen = [np.isin(range(d), some) for some in itertools.combinations(range(d), count)]
         pieces = [[box(-r * reach * some, r * reach * some) for some in chosen] for r in radii]
         return Case(FeatureBudget(count, reach), pieces)
     if name == "binary":
-        count = int(rng.integers(0, D + 1))
-        able = (rng.random(D) < 0.8).astype(float)
-        flips = np.array(list(itertools.product([0, 1], repeat=D)))
+        count = int(rng.integers(0, d + 1))
+        able = (rng.random(d) < 0.8).astype(float)
+        flips = np.array(list(itertools.product([0, 1], repeat=d)))
         pieces = [
             [point((1 - 2 * x) * f * able) for f in flips if sum(f) <= np.floor(r * count)]
             for r, x in zip(radii, X, strict=True)
@@ -122,21 +125,21 @@ def make(name: str, rng: np.random.Generator, X: np.ndarray, radii: Any = None) 
         return Case(FeatureBudget(count, able, binary=True), pieces)
     if name == "onehot":
         return _one_hot(rng, X, radii)
-    matrix = rng.normal(size=(D, D)) / 2 + np.eye(D)
+    matrix = rng.normal(size=(d, d)) / 2 + np.eye(d)
     while np.linalg.cond(matrix) > 100:  # rows that enumeration would take for parallel
-        matrix = rng.normal(size=(D, D)) / 2 + np.eye(D)
+        matrix = rng.normal(size=(d, d)) / 2 + np.eye(d)
     if name == "image":
         inverse = np.linalg.inv(matrix)
         rows = np.vstack([inverse, -inverse])
-        pieces = [[half_spaces(rows, np.full(2 * D, eps * r))] for r in radii]
+        pieces = [[half_spaces(rows, np.full(2 * d, eps * r))] for r in radii]
         return Case(LinearImage(LpBall(np.inf, eps), matrix), pieces)
     if name == "ellipsoid":
         whiten = np.linalg.inv(np.linalg.cholesky(matrix @ matrix.T))
         pieces = [[ellipsoid(whiten, eps * r)] for r in radii]
         return Case(Ellipsoid(matrix @ matrix.T, eps), pieces)
     if name == "relations":
-        rows, b = rng.normal(size=(2, D)), rng.uniform(0, 0.5, 2)
-        reach = np.full(D, eps)
+        rows, b = rng.normal(size=(2, d)), rng.uniform(0, 0.5, 2)
+        reach = np.full(d, eps)
         pieces = [[box(-r * reach, r * reach) & half_spaces(rows, r * b)] for r in radii]
         return Case(Relations(LpBall(np.inf, eps), rows, b), pieces)
     raise ValueError(f"name must be one of {FAMILIES}, got {name!r}.")
@@ -177,13 +180,13 @@ FAMILIES = [
 
 
 def samples(rng: np.random.Generator, names: tuple[str, ...], n: int) -> np.ndarray:
-    """Samples in [0, 1], which are 0 or 1 where a set asks for it."""
+    """Samples of three features in [0, 1]; or of four that are 0 or 1, where a set asks for it."""
     if {"binary", "onehot"} & set(names):
         place = rng.integers(0, 2, (n, 2))
         return np.stack([place[:, 0], 1 - place[:, 0], place[:, 1], 1 - place[:, 1]], 1).astype(
             float
         )
-    return rng.random((n, D))
+    return rng.random((n, 3))
 
 
 def supports_of(pieces: list[list[Piece]], V: np.ndarray) -> np.ndarray:
@@ -208,37 +211,38 @@ def combined(operation: str, cases: list[Case], V: np.ndarray) -> tuple[Any, np.
 
 
 def one_case(
-    names: tuple[str, ...], operation: str, rng: np.random.Generator, n: int = 2, m: int = 2
+    names: tuple[str, ...], operation: str, rng: np.random.Generator, n: int = 1, m: int = 1
 ) -> dict[str, float]:
-    """The errors of a random set, or pair of sets, at n samples in m directions."""
+    """The errors of a random set, or pair of sets, at n samples: those of the worst points in m
+    directions, and of the support function in m others.
+    """
     X = samples(rng, names, n)
-    V = rng.normal(size=(m, D)) * (rng.random((m, D)) < 0.9)
+    d = X.shape[1]
+    V = rng.normal(size=(2 * m, d)) * (rng.random((2 * m, d)) < 0.9)
     radii = rng.choice([0.0, 0.5, 1.0, 1.7], n, p=[0.1, 0.2, 0.5, 0.2])
     cases = [make(name, rng, X, radii) for name in names]
-    threat, supports, pieces = combined(operation, cases, V)
-    threat = threats.bind(threat, D)
+    threat, expected, pieces = combined(operation, cases, V)
+    threat = threats.bind(threat, d)
     sets = threats.at(threat, X, radii)
-    worst = np.stack([np.broadcast_to(sets.worst(v), X.shape) for v in V], axis=1)  # (n, m, d)
-    values = np.einsum("nkd,ld->nkl", worst, V)
-    size = 1 + np.abs(supports)
+    worst = np.stack([np.broadcast_to(sets.worst(v), X.shape) for v in V[:m]], axis=1)  # (n, m, d)
+    values = worst @ V.T
+    size = 1 + np.abs(expected)
     found = {
-        "support": np.abs(threats.supports(sets, V) - supports) / size,
-        "attained": np.abs(np.einsum("nkk->nk", values) - supports) / size,
-        "exceeded": np.maximum(values - supports[:, None], 0) / size[:, None],
+        "support": np.abs(threats.supports(sets, V[m:]) - expected[:, m:]) / size[:, m:],
+        "attained": np.abs(np.einsum("nkk->nk", values[..., :m]) - expected[:, :m]) / size[:, :m],
+        "exceeded": np.maximum(values - expected[:, None], 0) / size[:, None],
     }
     if pieces is not None:
         pairs = zip(pieces, worst, strict=True)
-        outside = [
-            not any(piece.holds(x) for piece in own) for own, points in pairs for x in points
-        ]
+        outside = [not any(one.holds(x) for one in own) for own, points in pairs for x in points]
         found["outside"] = np.sum(outside)
-    one = threats.at(threat, X[0])
-    if hasattr(one, "conic") and radii[0] == 1:
-        rows = one.conic()
-        hull = worst_point(rows, np.zeros(rows.F.shape[1], bool), V[0])[1]
-        found["cones"] = np.abs(hull - supports[0, 0]) / size[0, 0]
+    if rng.random() < _CONES and radii[0] == 1:
+        one = threats.at(threat, X[0])
+        if hasattr(one, "conic"):
+            hull = Program(one.conic()).worst(V[0])[1]
+            found["cones"] = np.abs(hull - expected[0, 0]) / size[0, 0]
     if hasattr(threat, "project") and not threats.is_per_sample(threat):
-        radius = np.linspace(0, 1, m)
+        radius = np.linspace(0, 1, 2 * m)
         moved = threat.project(V, radius)
         rest = V - moved
         found["projection"] = np.abs(
@@ -282,12 +286,18 @@ class Tally:
 
 
 def chunk(names: tuple[str, ...], operation: str, draws: int, seed: list[int]) -> Tally:
-    """So many draws of a family."""
+    """So many draws of a family; in a thread, from which solvers start none of their own."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_draws, names, operation, draws, seed).result()
+
+
+def _draws(names: tuple[str, ...], operation: str, draws: int, seed: list[int]) -> Tally:
+    warnings.simplefilter("error", RuntimeWarning)
     rng = np.random.default_rng(seed)
     total = Tally()
     for draw in range(draws):
         try:
-            total.add(Tally(1, one_case(names, operation, rng, n=1 + (draw % 4 == 0))))
+            total.add(Tally(1, one_case(names, operation, rng, n=1 + (draw % 10 == 0))))
         except Exception:
             last = traceback.format_exc().strip().splitlines()[-1]
             total.add(Tally(1, None, 1, f"seed {seed}: {last}"))

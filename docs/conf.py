@@ -5,8 +5,13 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the examples are small: more threads only cost time
+
+import array_api_compat
+import numpy as np
+from PIL import Image
 
 import sklearn_robust
 
@@ -62,6 +67,7 @@ html_theme = "furo"
 html_title = f"sklearn-robust {release}"
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
+html_js_files = [("run.js", {"type": "module"})]
 html_show_sourcelink = False
 
 # the names of other libraries to link to are in lists of our own: a build needs no network
@@ -93,6 +99,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "show_memory": False,
     "show_signature": False,
+    "thumbnail_size": (400, 280),
 }
 
 
@@ -110,7 +117,44 @@ def _close_up(app: Any, name: str, source: list[str]) -> None:
     source[0] = source[0].replace("\n\n```\n", "\n```\n")
 
 
+def _show_first_panels(app: Any) -> None:
+    """Of a picture of panels side by side, the thumbnail shows those that can be read."""
+    for example in sorted((HERE.parent / "examples").glob("plot_*.py")):
+        chosen = re.search(r"thumbnail_number = (\d+)", example.read_text(encoding="utf-8"))
+        images = HERE / "auto_examples" / "images"
+        picture = images / f"sphx_glr_{example.stem}_{int(chosen[1]) if chosen else 1:03}.png"
+        if not picture.exists():
+            continue
+        with Image.open(picture) as opened:
+            image = opened.convert("RGB")
+        width, height = (int(side) for side in sphinx_gallery_conf["thumbnail_size"])
+        widest = image.height * width // height
+        if image.width > 1.2 * widest:
+            blank = (np.asarray(image) > 250).all(axis=(0, 2))
+            places = np.flatnonzero(blank[:widest] & (np.arange(widest) > image.height / 2))
+            gaps = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+            panel = max(gaps, key=len)  # ends before the widest gap
+            image = image.crop((0, 0, panel[0] if len(panel) else widest, image.height))
+            image.thumbnail((width, height))
+            page = Image.new("RGB", (width, height), "white")
+            page.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+            page.save(images / "thumb" / f"sphx_glr_{example.stem}_thumb.png")
+
+
+def _pack(app: Any, failure: Exception | None) -> None:
+    """Put the library, and the dependency that Pyodide lacks, into an archive for browsers."""
+    if failure or app.builder.format != "html":
+        return
+    with ZipFile(Path(app.outdir, "_static", "sklearn_robust.zip"), "w", ZIP_DEFLATED) as archive:
+        for package in (sklearn_robust, array_api_compat):
+            folder = Path(package.__file__).parent
+            for path in sorted(folder.rglob("*.py")):
+                archive.write(path, path.relative_to(folder.parent))
+
+
 def setup(app: Any) -> None:
     """Register what is above."""
+    app.connect("builder-inited", _show_first_panels, priority=900)  # after the gallery
+    app.connect("build-finished", _pack)
     app.connect("autodoc-skip-member", _skip_foreign)
     app.connect("source-read", _close_up)

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sklearn_robust._array_api import to_numpy
+from sklearn_robust._documentation import see
 from sklearn_robust._own_sets import ClassSets, OwnSets
 from sklearn_robust.threats import (
     Box,
@@ -369,5 +370,6 @@ def with_cones(threat: Any, d: int) -> Any:
             f"Training with one set for each sample or class, or with a set that is not symmetric, "
             f"needs conic of the set, which threat={type(threat).__name__} does not offer: use "
             f"l_q balls of q = 1, 2 or inf, boxes, budgets, ellipsoids, or sets that have it."
+            f" {see('guide/adversaries')}"
         )
     return threat

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from sklearn_robust._documentation import see
 from sklearn_robust._interrupts import interruptible
 
 Cone = tuple[str, float]
@@ -51,8 +52,16 @@ def run_clarabel(
     ------
     SolverFailure
         If the answer is not finite.
+    ImportError
+        If clarabel is missing.
     """
-    import clarabel
+    try:
+        import clarabel
+    except ImportError as error:
+        raise ImportError(
+            "This answer is that of a program over cones, which needs clarabel: pip install "
+            f"clarabel. {see('install')}"
+        ) from error
 
     kinds = {
         "zero": clarabel.ZeroConeT,

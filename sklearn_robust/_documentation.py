@@ -1,36 +1,28 @@
-"""Where the documentation is, and what an estimator shows of itself in a notebook."""
+"""Where the documentation is, and the links of messages to its pages."""
 
 from __future__ import annotations
-
-from sklearn.utils import estimator_html_repr
-
-from sklearn_robust._glance import at_a_glance
 
 DOCS_URL = "https://sklearn-robust.readthedocs.io/en/latest"
 
 
-def see(question: str) -> str:
-    """The sentence that links a message to an answer on the page of questions.
+def see(page: str, heading: str = "") -> str:
+    """The last sentence of a message: the page that explains it.
 
     Parameters
     ----------
-    question : str
-        The anchor of a heading in docs/questions.md.
+    page : str
+        A page of docs/, without its suffix.
+    heading : str
+        The anchor of a heading on it.
 
     Returns
     -------
     str
+
+    Examples
+    --------
+    >>> from sklearn_robust._documentation import see
+    >>> see("guide/metrics")
+    'See https://sklearn-robust.readthedocs.io/en/latest/guide/metrics.html'
     """
-    return f"See {DOCS_URL}/questions.html#{question}"
-
-
-class DiagramMixin:
-    """Makes scikit-learn's diagrams link to this library's pages, with what the fit has proven
-    below; comes before BaseEstimator.
-    """
-
-    _doc_link_module = "sklearn_robust"
-    _doc_link_template = f"{DOCS_URL}/generated/sklearn_robust.{{estimator_name}}.html"
-
-    def _html_repr(self) -> str:
-        return f"{estimator_html_repr(self)}{at_a_glance(self)}"
+    return f"See {DOCS_URL}/{page}.html{'#' * bool(heading)}{heading}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sklearn_robust._documentation import see
+
 _PACKAGES = {
     "dask": "dask and distributed",
     "interop": "skl2onnx and onnx",
@@ -28,6 +30,7 @@ def missing(name: str, extra: str) -> ImportError:
     --------
     >>> from sklearn_robust._extras import missing
     >>> missing("pgd", "torch")
-    ImportError('pgd needs PyTorch: pip install "sklearn-robust[torch]".')
+    ImportError('pgd needs PyTorch: pip install "sklearn-robust[torch]". See ...')
     """
-    return ImportError(f'{name} needs {_PACKAGES[extra]}: pip install "sklearn-robust[{extra}]".')
+    line = f'pip install "sklearn-robust[{extra}]"'
+    return ImportError(f"{name} needs {_PACKAGES[extra]}: {line}. {see('install')}")

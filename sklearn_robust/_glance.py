@@ -1,14 +1,30 @@
-"""What a fit has proven, as a line of HTML with a bar: margin over the bound on every margin."""
+"""What a fit shows of itself in a notebook: its diagram, and in a line what it has proven."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from sklearn.utils import estimator_html_repr
+
+from sklearn_robust._documentation import DOCS_URL
+
 _BAR = (
     '<div style="max-width:24em;height:.5em;background:#8886;border-radius:.25em">'
     '<div style="width:{:.1%};height:100%;background:#2a7ab0;border-radius:.25em"></div></div>'
 )
+
+
+class DiagramMixin:
+    """Makes scikit-learn's diagrams link to this library's pages, with what the fit has proven
+    below; comes before BaseEstimator.
+    """
+
+    _doc_link_module = "sklearn_robust"
+    _doc_link_template = f"{DOCS_URL}/generated/sklearn_robust.{{estimator_name}}.html"
+
+    def _html_repr(self) -> str:
+        return f"{estimator_html_repr(self)}{at_a_glance(self)}"
 
 
 def at_a_glance(fit: Any) -> str:

@@ -46,8 +46,11 @@ def interruptible(compute: Callable[[threading.Event], Result]) -> Result:
             result.set_exception(error)
 
     thread = threading.Thread(target=copy_context().run, args=(work,), daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # there are no threads, as in a browser
+        return compute(abandoned)
     _threads.add(thread)
-    thread.start()
     try:
         while not result.done():
             wait([result], timeout=_SLICE)

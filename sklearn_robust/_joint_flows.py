@@ -31,7 +31,7 @@ _STILL = 0.5 * float(np.finfo(np.float64).eps)
 _BOUND_TOL, _BOUND_STEPS = 1e-6, 500
 _REPAIRS = 3  # rounds in which what is left of G is spread over the pairs
 _SPREAD = 1e-3  # share of its capacity that a pair without room takes part with
-_LAPLACIAN_ENTRIES = 2**18  # entries of Laplacian matrices that exist at a time
+_LAPLACIAN_ENTRIES = 2**16  # entries of Laplacian matrices that exist at a time
 
 
 @dataclass(frozen=True)
@@ -177,20 +177,25 @@ def nearest_perturbations(
     """
     moved = np.zeros((len(capacities), target.shape[1])) if start is None else start
     n_classes = problem.n_classes
-    low, high = problem.pairs
-    ahead, momentum = moved, 1.0
+    ahead, momentum = moved.copy(), 1.0
+    # arrays over pairs and features may be as large as the data: few of them, written to in turn
     for _ in range(affordable(max_iter, moved)):
-        left = target - flow(ahead, n_classes)
-        step = ahead + (left[low] - left[high]) / n_classes
-        new = problem.threat.project(step, capacities)
-        change = np.abs(new - moved).max(axis=1)
+        new = problem.pair_differences(target - flow(ahead, n_classes))
+        new /= n_classes
+        new += ahead
+        for at in problem.pair_blocks():
+            new[at] = problem.threat.project(new[at], capacities[at])
+        change = new - moved
+        ahead -= new
         # restart where the step turns back
-        if np.vdot(ahead - new, new - moved) > 0:
+        if np.vdot(ahead, change) > 0:
             momentum = 1.0
+        still = np.all(np.maximum(change.max(axis=1), -change.min(axis=1)) <= _STILL * capacities)
         grown = 0.5 * (1 + math.sqrt(1 + 4 * momentum**2))
-        ahead = new + (momentum - 1) / grown * (new - moved)
+        change *= (momentum - 1) / grown
+        np.add(new, change, out=ahead)
         moved, momentum = new, grown
-        if np.all(change <= _STILL * capacities):
+        if still:
             break
     return moved
 
@@ -210,10 +215,14 @@ def left_by(
 
 def flow_sizes(perturbations: np.ndarray, n_classes: int) -> np.ndarray:
     r""":math:`\sum_k |\delta_{lk}|` of shape (K, d), the sizes of the terms of `flow`."""
-    low, high = np.triu_indices(n_classes, 1)
     sizes = np.zeros((n_classes, perturbations.shape[1]))
-    np.add.at(sizes, low, np.abs(perturbations))
-    np.add.at(sizes, high, np.abs(perturbations))
+    start = 0
+    for c in range(n_classes - 1):
+        stop = start + n_classes - 1 - c
+        of_class = np.abs(perturbations[start:stop])
+        sizes[c] += of_class.sum(axis=0)
+        sizes[c + 1 :] += of_class
+        start = stop
     return sizes
 
 
@@ -228,8 +237,10 @@ def _shrunk(problem: JointProblem, capacities: np.ndarray, moved: np.ndarray) ->
 
 def _gauge(problem: JointProblem, moved: np.ndarray) -> np.ndarray:
     """The gauge of each pair, (K(K-1)/2,), of the features that the adversary can move."""
-    sizes: np.ndarray = gauge(problem.threat, reachable(problem.threat, moved))
-    return sizes
+    threat = problem.threat
+    return np.concatenate(
+        [gauge(threat, reachable(threat, moved[at])) for at in problem.pair_blocks()]
+    )
 
 
 @dataclass(frozen=True)
@@ -300,13 +311,11 @@ def feasibility_of_sums(
     first = repaired(problem, sums, perturbations)
     if first.proven or not search or not offers(problem.threat, ProximalThreat):
         return first
-    shape = (len(sums.capacities), problem.n_features)
-    start = np.zeros(shape) if perturbations is None else perturbations
     capacities = sums.capacities
-    nearest = nearest_perturbations(
-        problem, sums.weighted_sum, capacities, capacities[:, None] * start
-    )
-    second = repaired(problem, sums, over_capacities(nearest, capacities))
+    start = None if perturbations is None else capacities[:, None] * perturbations
+    moved = nearest_perturbations(problem, sums.weighted_sum, capacities, start)
+    moved = over_capacities(moved, capacities)
+    second = repaired(problem, sums, moved)
     return second if second.ratio < first.ratio else first
 
 
@@ -325,15 +334,16 @@ def repaired(
     `feasibility`.
     """
     capacities, n_classes = sums.capacities, problem.n_classes
-    shape = (len(capacities), problem.n_features)
-    unit = np.zeros(shape) if perturbations is None else perturbations
-    moved = capacities[:, None] * reachable(problem.threat, unit)
-    low, high = problem.pairs
+    if perturbations is None:
+        moved = np.zeros((len(capacities), problem.n_features))
+    else:
+        moved = capacities[:, None] * reachable(problem.threat, perturbations)
     for _ in range(_REPAIRS):
         left = sums.weighted_sum - flow(moved, n_classes)
-        room = np.maximum(_room(problem, capacities, moved), 0) + _SPREAD * capacities[:, None]
-        u = _laplacian_solution(room, left)
-        moved = moved + reachable(problem.threat, room * (u[low] - u[high]))
+        room = _room(problem, capacities, moved)
+        change = problem.pair_differences(_laplacian_solution(room, left))
+        change *= room
+        moved += reachable(problem.threat, change)
     left = np.abs(sums.weighted_sum - flow(moved, n_classes))
     terms = sums.sizes + n_classes * flow_sizes(moved, n_classes)
     # the rounding of a feature is that of all classes together
@@ -347,18 +357,24 @@ def repaired(
 
 def over_capacities(moved: np.ndarray, capacities: np.ndarray) -> np.ndarray:
     """Perturbations (K(K-1)/2, d) over the capacities of their pairs, 0 for pairs without any."""
-    over: np.ndarray = np.where(
-        capacities[:, None] > 0, moved / np.where(capacities > 0, capacities, 1.0)[:, None], 0.0
-    )
+    over: np.ndarray = moved / np.where(capacities > 0, capacities, 1.0)[:, None]
+    over[~(capacities > 0)] = 0.0
     return over
 
 
 def _room(problem: JointProblem, capacities: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    """The capacities that are left, (K(K-1)/2, d) for q = inf, otherwise (K(K-1)/2, 1)."""
+    """The capacities that are left, and a little more, (K(K-1)/2, d) for q = inf, otherwise
+    (K(K-1)/2, 1).
+    """
     threat = problem.threat
     if is_ball(threat) and threat.q == math.inf:
-        return feature_capacities(problem, capacities) - np.abs(moved)
-    return (capacities - _gauge(problem, moved))[:, None]
+        room = np.abs(moved)
+        np.subtract(feature_capacities(problem, capacities), room, out=room)
+    else:
+        room = (capacities - _gauge(problem, moved))[:, None]
+    np.maximum(room, 0, out=room)
+    room += _SPREAD * capacities[:, None]
+    return room
 
 
 def _laplacian_solution(conductances: np.ndarray, left: np.ndarray) -> np.ndarray:

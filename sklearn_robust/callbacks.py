@@ -8,9 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from sklearn.callback import CallbackSupportMixin, with_callbacks
 
+from sklearn_robust._documentation import see
 from sklearn_robust._parameters import check_choice, check_number
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # scikit-learn 1.8 has no callbacks
+    from sklearn_robust._no_callbacks import CallbackSupportMixin, with_callbacks
 
 __all__ = ["CallbackSupportMixin", "FitCallbacks", "PathRecorder", "with_callbacks"]
 
@@ -179,6 +184,7 @@ class PathRecorder:
                 f"PathRecorder records the fits of linear classifiers of this library, got "
                 f"{type(estimator).__name__}. For networks use their history_, for classifiers in "
                 "a pipeline set it on the last step."
+                f" {see('guide/callbacks')}"
             )
         self._begin(None)
 

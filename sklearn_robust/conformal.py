@@ -86,7 +86,7 @@ class RobustConformalSets:
         if confidence_level >= 1:
             raise ValueError(
                 f"confidence_level must be below 1, got {confidence_level!r}: only the set of all "
-                "classes is certain."
+                "classes is certain. Use 0.9."
             )
         self.estimator = estimator
         self.confidence_level = confidence_level

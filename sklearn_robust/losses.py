@@ -18,6 +18,7 @@ import scipy
 from scipy.special import expit, log_expit, logsumexp
 
 from sklearn_robust._array_api import Array, at_least_tiny, namespace
+from sklearn_robust._documentation import see
 
 # doublings of a bracket at most, which then holds margins up to a thousand
 _DOUBLINGS = 10
@@ -325,6 +326,7 @@ def check_loss(
         raise ValueError(
             f"{choices}, but {value!r} lacks {', '.join(lacking)}. Add it: see "
             f"sklearn_robust.losses.MarginLoss."
+            f" {see('extending')}"
         )
     if like is not None and not isinstance(like, np.ndarray):
         try:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_robust._documentation import see
 from sklearn_robust._extras import missing
 from sklearn_robust.linear_model import (
     MinNormRobustClassifier,
@@ -137,5 +138,6 @@ def _slope(estimator: Any) -> float:
         raise TypeError(
             f"The probabilities of loss {loss.name!r} have no form in ONNX: {reason}. Convert with "
             "the option raw_scores=True."
+            f" {see('guide/interoperation')}"
         )
     return slope

@@ -7,7 +7,6 @@ import pickle
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -25,6 +24,9 @@ from sklearn_robust import (
 )
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.problems import RobustProblem
+
+pytest.importorskip("sklearn.callback", reason="callbacks need scikit-learn 1.9")
+from sklearn.callback import ProgressBar, ScoringMonitor
 
 ITERATIVE = {
     "steepest_descent": RobustLinearClassifier(solver="steepest_descent", eps=0.05),

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+import sys
 from pathlib import Path
 
 from numpydoc.validate import validate
@@ -91,8 +92,9 @@ RESULTS = (  # made by the library: they have attributes, not parameters
 
 
 def documented() -> list[str]:
-    """The names in the API reference, from the package on."""
-    lines = (DOCS / "api.rst").read_text().splitlines()
+    """The names in the two pages of the API, from the package on."""
+    pages = [(DOCS / name).read_text() for name in ("api.rst", "api_low_level.rst")]
+    lines = "".join(pages).splitlines()
     return [line.strip() for line in lines if re.fullmatch(r"   [A-Za-z_.]+", line)]
 
 
@@ -130,21 +132,29 @@ def test_every_public_name_is_in_the_reference():
         for name in public_names(module):
             value = resolve(f"{module}.{name}")
             assert any(value is other for other in REFERENCE.values()), (
-                f"{module}.{name} is not in docs/api.rst"
+                f"{module}.{name} is not in docs/api.rst or docs/api_low_level.rst"
             )
 
 
-def test_messages_link_to_headings():
+def links_of_messages() -> set[tuple[str, str]]:
+    """Page and heading of every link that a message ends with."""
+    calls = re.compile(r"\bsee\('([a-z_/]+)'(?:, '([a-z_-]+)')?\)")
     package = Path(sklearn_robust.__file__).parent
-    anchors = {
-        anchor
-        for path in package.rglob("*.py")
-        for anchor in re.findall(r"\bsee\('([a-z-]+)'\)", path.read_text())
-    }
-    lines = (DOCS / "questions.md").read_text().lower().splitlines()
-    headings = {re.sub(r"[^a-z0-9_ -]", "", line[3:]) for line in lines if line[:3] == "## "}
-    assert anchors
-    assert anchors <= {heading.replace(" ", "-") for heading in headings}
+    return {link for path in package.rglob("*.py") for link in calls.findall(path.read_text())}
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors that the headings of a page have."""
+    headings = re.findall("^#+ (.*)$", (DOCS / f"{page}.md").read_text().lower(), re.MULTILINE)
+    return {re.sub("[^a-z0-9_ -]", "", heading).replace(" ", "-") for heading in headings}
+
+
+def test_messages_link_to_pages_and_headings():
+    links = links_of_messages()
+    assert ("questions", "separable_-is-none") in links
+    for page, heading in links:
+        assert not heading or heading in anchors(page), (page, heading)
+        assert anchors(page), page
 
 
 def test_every_public_room_is_looked_at():
@@ -184,3 +194,18 @@ def test_docstrings_have_the_sections_of_numpydoc():
         checks = EVERYWHERE if brief else EVERYWHERE | FOR_USERS
         found[name] = [text for code, text in validate(path)["errors"] if code in checks]
     assert not {name: errors for name, errors in found.items() if errors}
+
+
+IN_A_BROWSER = {"array_api_compat", "matplotlib", "numpy", "pandas", "sklearn", "sklearn_robust"}
+
+
+def test_pages_with_buttons_import_what_a_browser_has():
+    absent = re.search("NOT_THERE = /(.*)/;", (DOCS / "_static" / "run.js").read_text())[1]
+    pages = {}
+    for path in [*DOCS.glob("*.md"), *DOCS.glob("guide/*.md")]:
+        code = re.findall(r"^(?:>>>|\.\.\.) ?(.*)$", path.read_text(), re.MULTILINE)
+        if code and not re.search(absent, "\n".join(code)):
+            names = (re.match(r"(?:from|import) (\w+)", line) for line in code)
+            pages[path.stem] = {name[1] for name in names if name} - sys.stdlib_module_names
+    assert {"getting_started", "linear_models", "separators"} <= set(pages)
+    assert not {page: names - IN_A_BROWSER for page, names in pages.items() if names - IN_A_BROWSER}

@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     "check",
     "_array_api",
+    "_documentation",
     "_extras",
     "norms",
     "scaled_norms",
@@ -44,7 +45,6 @@ ORDER = [
     "_joint_flows",
     "joint_certificates",
     "_glance",
-    "_documentation",
     "_fits",
     "_conic_programs",
     "_conic_sets",
@@ -57,6 +57,7 @@ ORDER = [
     "attacks",
     "verification",
     "metrics",
+    "_no_callbacks",
     "callbacks",
     "linear_model",
     "neural_network",

@@ -101,3 +101,11 @@ def test_other_threads_hear_no_ctrl_c_and_need_no_thread():
     caller.start()
     caller.join()
     assert found == [caller]
+
+
+def test_without_threads_the_caller_computes(monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert interruptible(lambda _: threading.current_thread()) is threading.main_thread()

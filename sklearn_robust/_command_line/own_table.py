@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace, progress: Progress) -> None:
     if not numeric:
         raise UnsuitableTable(
             f"{arguments.table} has no numeric column beside {arguments.target!r}: there is "
-            "nothing that the adversary moves."
+            "nothing that the adversary moves. Write a column of numbers, with a point as the "
+            "decimal separator."
         )
     _say_what_was_read(arguments, X, y, numeric, categorical)
     X_train, X_test, y_train, y_test = train_test_split(
@@ -112,10 +113,13 @@ def _read(path: str, target: str | None, drop: list[str]) -> tuple[DataFrame, Se
     if len(counts) > _MOST_CLASSES:
         raise UnsuitableTable(
             f"{target!r} has {len(counts)} distinct values, more than {_MOST_CLASSES}: choose a "
-            "column of classes."
+            "column of classes by --target."
         )
     if len(counts) < 2:
-        raise UnsuitableTable(f"{target!r} holds {len(counts)} classes: at least two are needed.")
+        raise UnsuitableTable(
+            f"{target!r} holds {len(counts)} classes: at least two are needed. Choose another "
+            "column by --target."
+        )
     if counts.min() < 4:
         raise UnsuitableTable(
             f"class {counts.idxmin()!r} of {target!r} has {counts.min()} rows: at least 4 are "

@@ -187,10 +187,10 @@ def unbroken(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals) -> 
     open_ = (margins <= 0) & np.all(leads > 0, axis=1, keepdims=True)
     nearest = np.zeros_like(open_)
     nearest[np.arange(len(scores)), margins.argmin(axis=1)] = True
-    leads -= rivals.taken_of_pairs(rows, y, radius, open_ & nearest)
-    open_ &= ~nearest & np.all(leads > 0, axis=1, keepdims=True)
-    leads -= rivals.taken_of_pairs(rows, y, radius, open_)
-    return (leads > 0).all(axis=1) | (radius == 0)
+    lost = (leads <= 0) | rivals.lost(rows, y, radius, leads, open_ & nearest)
+    open_ &= ~nearest & ~np.any(lost, axis=1, keepdims=True)
+    lost |= rivals.lost(rows, y, radius, leads, open_)
+    return ~lost.any(axis=1) | (radius == 0)
 
 
 def worst_moves(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals) -> np.ndarray:

@@ -31,6 +31,7 @@ from sklearn_robust.threats import (
     is_per_sample,
     of_class,
     radius_of,
+    reaches,
     support,
     supports,
     times,
@@ -38,6 +39,7 @@ from sklearn_robust.threats import (
 )
 
 _BLOCK_ENTRIES = 2**17  # entries of sets of samples that exist at a time, in the processor's cache
+_SHARED = 256  # samples of one direction from which that is cheaper than directions of their own
 _FARTHEST = 60  # logarithm to base 2 of the bounds that cut off a ray, at most
 _LARGEST_FACTOR = 1e12  # the largest factor on a set that is looked for
 
@@ -127,22 +129,36 @@ class Rivals:
             taken[np.ix_(part, others)] = supports(sets, directions)
         return taken
 
-    def taken_of_pairs(
-        self, rows: slice, y: np.ndarray, radius: np.ndarray, asked: np.ndarray
+    def lost(
+        self, rows: slice, y: np.ndarray, radius: np.ndarray, leads: np.ndarray, asked: np.ndarray
     ) -> np.ndarray:
-        """The same for the pairs of a sample and a rival that are asked for, (m, K); 0 for the
-        others. For sets that depend on the sample.
+        """Which of the pairs of a sample and a rival that are asked for the adversary turns,
+        (m, K): its set takes the lead (m, K), or more. For sets that depend on the sample.
         """
-        taken = np.zeros(asked.shape)
+        lost = np.zeros(asked.shape, dtype=bool)
         samples, others = np.nonzero(asked)
-        owners = self._first_class[y[samples]]
+        pair = y[samples] * asked.shape[1] + others
+        order = np.argsort(pair, kind="stable")
+        starts = np.flatnonzero(np.diff(pair[order], prepend=-1))
+        few = []
+        for of_pair in np.split(order, starts[1:]):
+            if len(of_pair) < _SHARED:
+                few.append(of_pair)
+                continue
+            c, k = y[samples[of_pair[0]]], others[of_pair[0]]
+            for block in gen_batches(len(of_pair), max(1, _BLOCK_ENTRIES // self.coef.shape[1])):
+                i = samples[of_pair[block]]
+                sets = at(self.units[c], self._points(rows, i), _one_or_all(radius[i]))
+                lost[i, k] = reaches(sets, self.coef[k] - self.coef[c], leads[i, k])
+        rest = np.concatenate([np.empty(0, dtype=np.intp), *few])
+        owners = self._first_class[y[samples[rest]]]
         for unit in np.unique(owners):
-            pairs = np.flatnonzero(owners == unit)
+            pairs = rest[owners == unit]
             for block in gen_batches(len(pairs), max(1, _BLOCK_ENTRIES // self.coef.shape[1])):
                 i, k = samples[pairs[block]], others[pairs[block]]
                 sets = at(self.units[unit], self._points(rows, i), radius[i])
-                taken[i, k] = support(sets, self.coef[k] - self.coef[y[i]])
-        return taken
+                lost[i, k] = reaches(sets, self.coef[k] - self.coef[y[i]], leads[i, k])
+        return lost
 
     @cached_property
     def _first_class(self) -> np.ndarray:
@@ -210,6 +226,11 @@ class Rivals:
         return np.stack(
             [support(one, sign * (coef - w)) for one, w in zip(self.units, coef, strict=True)]
         )
+
+
+def _one_or_all(radius: np.ndarray) -> Any:
+    """The radius of all samples, or those of each."""
+    return float(radius[0]) if (radius == radius[0]).all() else radius
 
 
 def _unit(threat: Any) -> Any:

@@ -17,6 +17,7 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
+from sklearn_robust._documentation import see
 from sklearn_robust._parameters import check_choice, check_number
 from sklearn_robust.attacks.linear import has_coef
 from sklearn_robust.attacks.losses import LOSSES, logit_margins, top_rivals
@@ -239,6 +240,7 @@ def search(climb: Climb, model: Any, X: Any, y: Any, settings: Settings) -> Any:
         raise TypeError(
             f"{type(model).__name__} has no input gradient: pass a torch.nn.Module, or use "
             f"attacks.square."
+            f" {see('guide/attacks')}"
         )
     region = settings.region(target.X)
     with torch.no_grad(), evaluating(target.module):
@@ -315,5 +317,6 @@ def _check_scores(model: Any, target: Target, coef: Tensor, intercept: Tensor) -
     ):
         raise TypeError(
             f"{type(model).__name__} does not score by <coef_, x> + intercept_: its worst case is "
-            f"not known here."
+            f"not known here. Attack it as a torch.nn.Module, or by attacks.square."
+            f" {see('guide/attacks')}"
         )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_robust._array_api import to_numpy
+from sklearn_robust._documentation import see
 from sklearn_robust._parameters import refuse_lazy, seen_class_index
 from sklearn_robust.attacks.losses import logit_margins
 
@@ -71,6 +72,7 @@ class Target:
                 f"{type(model).__name__} cannot be attacked: pass a torch.nn.Module, a fitted "
                 f"network of this library or a "
                 "fitted linear classifier (coef_, intercept_, classes_)."
+                f" {see('guide/attacks')}"
             )
         index = label_index(y, getattr(model, "classes_", None))
         if len(index) != len(tensor):
@@ -137,7 +139,8 @@ def label_index(y: Any, classes: Any) -> np.ndarray:
     if y.ndim != 1 or y.dtype.kind not in "iub" or (len(y) and y.min() < 0):
         raise ValueError(
             "y must hold class indices 0, ..., K-1, one a sample (for a network with one output: 1 "
-            "where it is positive)."
+            f"where it is positive), got {y!r}. Encode labels by numpy.unique(y, "
+            f"return_inverse=True)."
         )
     return y.astype(np.int64)
 
@@ -152,7 +155,8 @@ def class_of_each(y: Any, n_samples: int, n_outputs: int) -> Tensor:
     ):
         raise ValueError(
             f"y must hold the class of each of the {n_samples} samples, as an integer from 0 to "
-            f"{n_classes - 1}."
+            f"{n_classes - 1}, got {labels!r}. Encode labels by numpy.unique(y, "
+            f"return_inverse=True)."
         )
     return torch.from_numpy(labels.astype(np.int64))
 
@@ -166,7 +170,10 @@ def check_labels(y: Tensor, logits: Tensor) -> None:
     """Every label must have a logit; one logit stands for two."""
     n_classes = max(logits.shape[1] if logits.ndim > 1 else 1, 2)
     if bool((y >= n_classes).any()):
-        raise ValueError(f"y must be below the number of classes, {n_classes}, got {int(y.max())}.")
+        raise ValueError(
+            f"y must be below the number of classes, {n_classes}, got {int(y.max())}. Give the "
+            "network an output for each class, or leave these samples out."
+        )
 
 
 @contextmanager

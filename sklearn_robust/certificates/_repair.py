@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.sparse.linalg import LinearOperator, minres
 
 from sklearn_robust._array_api import Array
@@ -19,6 +20,9 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.threats import face, inner_point, inside, reachable
 
 _MAX_REPAIRS = 5  # moves of the weights, each a least-squares problem
+_QUICK_REPAIRS = 2  # the first moves, by normal equations
+_RIDGE = 1e-14  # share of the mean pivot that is added to each pivot of these
+_NO_LACK = 1e-17  # relative lack of a condition that is below the rounding of float64 weights
 # Share of the radius by which the point that a repair aims at lies inside the threat's set.
 _REPAIR_INSET = 1e-12
 # Share of itself below which a weight that cancelling moved is zero: it has nothing to cancel it.
@@ -44,20 +48,35 @@ def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) 
     terms = np.concatenate([columns * problem.y[0][:, None], classes], axis=1).astype(long)
     n_classes = classes.shape[1]
     goal = np.append(np.zeros(columns.shape[1]), np.full(n_classes, 1 / n_classes))
-    moved = weights.astype(long)
-    for _ in range(_MAX_REPAIRS):
-        sizes = moved @ np.abs(terms)
+    term_sizes, moved = np.abs(terms), weights.astype(long)
+    for attempt in range(_MAX_REPAIRS):
+        sizes = moved @ term_sizes
         sizes = np.where(sizes > 0, sizes, 1)
         root = np.sqrt(moved)
         lack = ((goal - moved @ terms) / sizes).astype(np.float64)
-        change = np.linalg.lstsq(
-            (root[:, None] * terms / sizes).T.astype(np.float64), lack, rcond=_REPEATED_CONDITION
-        )[0]
-        moved = np.maximum(moved + root * change, 0)
+        if np.abs(lack).max() <= _NO_LACK:
+            break
+        conditions = (root[:, None] * terms / sizes).T.astype(np.float64)
+        moved = np.maximum(moved + root * _least_change(conditions, lack, attempt), 0)
     moved[moved <= _VANISHED * weights] = 0
     if not all((moved @ classes) > 0):
         return weights
     return problem.balanced(moved.astype(np.float64)[None])[0]
+
+
+def _least_change(conditions: Array, lack: Array, attempt: int) -> Array:
+    """The change of least 2-norm that meets the conditions: by normal equations at first, whose
+    error later attempts mend, then by a singular value decomposition.
+    """
+    if attempt < _QUICK_REPAIRS:
+        gram = conditions @ conditions.T
+        np.einsum("ii->i", gram)[:] += _RIDGE * gram.trace() / len(gram)
+        try:
+            factor = cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
+            return cho_solve(factor, lack, check_finite=False) @ conditions
+        except LinAlgError:
+            pass
+    return np.linalg.lstsq(conditions, lack, rcond=_REPEATED_CONDITION)[0]
 
 
 def repaired_weights(

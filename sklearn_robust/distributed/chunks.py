@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_robust._documentation import see
 from sklearn_robust.rows import Block, BlockRows, named_blocks
 
 
@@ -59,12 +60,14 @@ def read_chunks(X: Any, y: Any = None, sample_weight: Any = None) -> list[Chunk]
             f"X must be a dask array, a dask frame or a list of objects with a method blocks(), "
             f"got {type(X).__name__}. An array in memory is for the classes of sklearn_robust "
             f"itself."
+            f" {see('guide/larger_than_one_machine')}"
         )
     for name, given in (("y", y), ("sample_weight", sample_weight)):
         if given is not None:
             raise ValueError(
                 f"{name} must be left out where X is a list of sources, which hold labels and "
                 f"weights, got a {type(given).__name__}."
+                f" {see('guide/larger_than_one_machine')}"
             )
     if not sources:
         raise ValueError("X must hold at least one source, got an empty list.")
@@ -149,6 +152,7 @@ def _chunks_of_collection(X: Any, y: Any, sample_weight: Any) -> list[Chunk]:
             raise TypeError(
                 f"{name} must be a dask array, frame or series like X, got "
                 f"{type(column).__name__}. Use dask.array.from_array({name}, chunks=X.chunks[0])."
+                f" {see('guide/larger_than_one_machine')}"
             )
     if hasattr(X, "chunks"):
         y, sample_weight = (_with_rows_of(X, column) for column in (y, sample_weight))
@@ -159,6 +163,7 @@ def _chunks_of_collection(X: Any, y: Any, sample_weight: Any) -> list[Chunk]:
             raise ValueError(
                 f"{name} must have the chunks of X, got {len(parts)} beside {len(X_parts)} of X. "
                 f"Take both from one array or frame."
+                f" {see('guide/larger_than_one_machine')}"
             )
     names = _names(X)
     block = delayed(Block)

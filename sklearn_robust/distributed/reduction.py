@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from sklearn_robust._documentation import see
 from sklearn_robust._extras import missing
 from sklearn_robust.distributed.chunks import Chunk, blocks_of
 from sklearn_robust.rows import Block
@@ -54,6 +55,7 @@ def current_client(client: Any = None) -> Any:
         raise ValueError(
             "client=None needs a current client, and there is none. Start one: "
             "client = distributed.Client(), or Client(address of a scheduler)."
+            f" {see('guide/larger_than_one_machine')}"
         ) from error
 
 
@@ -130,6 +132,7 @@ class DaskReduction:
                 f"Several workers died one after the other in the task {error.task}, mostly for "
                 f"lack of memory. Use smaller chunks, fewer threads a worker, or workers with more "
                 f"memory."
+                f" {see('guide/larger_than_one_machine')}"
             ) from error
         except (TimeoutError, CancelledError, CommClosedError, OSError) as error:
             if future is not None and future.status == "error":
@@ -138,6 +141,7 @@ class DaskReduction:
                 f"{self.client!r} gives no answer any more ({type(error).__name__}: {error}): its "
                 f"scheduler is lost, or data were that came from this process and were on a lost "
                 f"worker only. Start a cluster, and pass its client; read data on the workers."
+                f" {see('guide/larger_than_one_machine')}"
             ) from error
 
 

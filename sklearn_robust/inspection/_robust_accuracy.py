@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length
 
+from sklearn_robust._documentation import see
 from sklearn_robust._parameters import check_exponent, refuse_lazy
 from sklearn_robust.inspection._style import axes_for, style
 from sklearn_robust.metrics import certified_radius
@@ -414,6 +415,7 @@ def _bounds(
             f"{type(network).__name__} is neither a linear classifier nor a network of this "
             "library: no bounds on its robust accuracy are known. Use from_predictions with radii "
             "of your own."
+            f" {see('guide/pictures')}"
         )
     if steps and space != "model":
         raise ValueError(

@@ -234,7 +234,8 @@ class SeparatorDisplay:
             if view.coef.shape != shape:
                 raise ValueError(
                     f"The classifier {name!r} has coefficients of shape {view.coef.shape}: this "
-                    f"picture is of {n_classes} classes and two features, shape {shape}."
+                    f"picture is of {n_classes} classes and two features, shape {shape}. Fit it on "
+                    "these data."
                 )
         if threat is None:
             given = _trained(unwrapped(next(iter(estimators.values())))[1], q, eps)

@@ -18,6 +18,7 @@ from sklearn.utils import indexable
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
+from sklearn_robust._documentation import see
 from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import (
     check_choice,
@@ -161,8 +162,10 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
     that close to the boundary may be scored differently. Several classes have one minimiser of the
     risk for all geometries, that of a single fit to the last digit.
 
-    Time is saved at radii at which the data are not separable. At the others each candidate has its
-    own path and separator, and takes the time of a single fit.
+    At radii at which the data are separable each candidate has its own exact separator. With
+    solver="auto" no path comes before it: a candidate whose path would have ended within `tol` of
+    its limit is scored by the limit, and the difference shows in samples that close to the boundary
+    alone.
 
     In a pipeline, put the scaler before: it is then fitted once on the data of all folds. Where the
     folds must not share it, search over the pipeline with `GridSearchCV`.
@@ -412,6 +415,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
                 "threat_eps must be given: the radius of the adversary that the classifier has to "
                 "withstand, a finite number >= 0, got None. It scores every candidate; the "
                 "training radii to choose from are eps."
+                f" {see('guide/model_selection')}"
             )
         q = check_exponent(self.q_pert if self.threat_q is None else self.threat_q, "threat_q")
         return LpBall(q, check_radius(self.threat_eps, "threat_eps"))

@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from sklearn_robust._documentation import see
 from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import (
     Check,
@@ -274,7 +275,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         warnings.warn(
             f"The data are not robustly separable at {where}: "
             "fitted the minimiser of the exponential robust risk instead. Use "
-            "RobustLinearClassifier, whose job this is, or an eps below the margin of max_margin.",
+            "RobustLinearClassifier, whose job this is, or an eps below the margin of max_margin."
+            f" {see('guide/separators')}",
             NotSeparableWarning,
             stacklevel=5,
         )

@@ -198,10 +198,10 @@ def robust_linear_path(
             "q, the exponent of the l_q ball, or threat must be given, got neither. Use q=math.inf "
             "for features that move by eps each."
         )
-    if threat is not None and q is not None:
+    if threat is not None and (q is not None or scale is not None):
         raise ValueError(
-            f"threat takes the place of q, got threat={threat!r} beside q={q!r}. Leave out one of "
-            f"them."
+            f"threat takes the place of q and scale, got threat={threat!r} beside q={q!r} and "
+            f"scale={scale!r}. Leave out one or the others."
         )
     model = RobustLinearClassifier(
         geometries[0],
@@ -243,13 +243,13 @@ def solve_grid(
     eps: Sequence[float],
     *,
     sample_radius: Any = None,
-    batched: bool = True,
+    alone: bool = False,
 ) -> RobustLinearPath:
     """The grid of one estimator's fits, which differ in p and eps alone.
 
     A radius of eps multiplies the threat of the model, where it has one, and the radii of samples.
-    The paths of a grid that is not batched are followed one cell at a time: they are those of fits
-    of their own, to the last digit. Those of several classes always are.
+    With `alone` the paths are followed one cell at a time: they are those of fits of their own, to
+    the last digit, and exact separators come before them. Those of several classes always are.
     """
     geometries = [read_settings(model.set_params(p_algo=value)) for value in p]
     if model.threat is None:
@@ -262,13 +262,15 @@ def solve_grid(
         n = _num_samples(X)
         given = check_sample_radius(sample_radius, n)
         factors = np.ones(n) if given is None else given
-        solutions = _solve_each(model, (read(radius * factors) for radius in eps), norms)
+        solutions = _solve_each(
+            model, (read(radius * factors) for radius in eps), norms, alone=alone
+        )
     elif isinstance(problem, JointProblem):
         unit = problem.radius
         at_radii = (problem.at_radius(unit * radius) for radius in eps)
-        solutions = _solve_each(model, at_radii, norms)
+        solutions = _solve_each(model, at_radii, norms, alone=alone)
     else:
-        solutions = _solve_pairs(model, problem, norms, eps, batched=batched)
+        solutions = _solve_pairs(model, problem, norms, eps, alone=alone)
 
     def grid(name: str, *shape: int) -> np.ndarray:
         """The arrays of all cells, with this shape in a cell."""
@@ -296,22 +298,24 @@ def _solve_pairs(
     norms: Sequence[Norm],
     eps: Sequence[float],
     *,
-    batched: bool,
+    alone: bool,
 ) -> list[Solution]:
     """The solutions of two classes at all radii, in each geometry."""
     unit = float(problem.radius[0])
     cells = problem.at_radii([unit * radius for radius in eps])
     fit = begin_fit(model, cells, None, loss=model.loss, tol=model.tol)
     batches: list[Batch] | None = None
-    if not batched:
+    if alone:
         batches = [([i], np.array([j])) for i in range(len(norms)) for j in range(len(eps))]
-    return solve(model, fit, norms, batches)
+    return solve(model, fit, norms, batches, limits_first=alone)
 
 
 def _solve_each(
     model: RobustLinearClassifier,
     problems: Iterable[RobustProblem | JointProblem],
     norms: Sequence[Norm],
+    *,
+    alone: bool,
 ) -> list[Solution]:
     """The solutions of the problems of all radii, one after the other, in each geometry.
 
@@ -323,9 +327,11 @@ def _solve_each(
         fit = begin_fit(model, problem, None, loss=model.loss, tol=model.tol)
         if isinstance(fit, JointFit):
             fit.decide_separability(norms[0])
-            by_radius.append([solve(model, replace(fit), [norm])[0] for norm in norms])
+            by_radius.append(
+                [solve(model, replace(fit), [norm], limits_first=alone)[0] for norm in norms]
+            )
         else:
-            by_radius.append(solve(model, fit, norms))
+            by_radius.append(solve(model, fit, norms, limits_first=alone))
     return [stack_solutions(list(of_norm)) for of_norm in zip(*by_radius, strict=True)]
 
 
@@ -345,7 +351,7 @@ def warn_of_cells(
         f"or loss_tol={model.loss_tol!r}; the largest certified relative gap among them is "
         f"{gap[late].max():.2g}{undecided}. To mend this, scale the features to similar sizes, "
         f"increase max_iter={model.max_iter}, or accept a larger tol. "
-        f"{see('a-convergencewarning-names-a-gap-may-i-use-the-fit')}",
+        f"{see('questions', 'a-convergencewarning-names-a-gap-may-i-use-the-fit')}",
         ConvergenceWarning,
         stacklevel=stacklevel,
     )

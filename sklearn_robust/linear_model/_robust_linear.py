@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from sklearn_robust._documentation import see
 from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import (
     Check,
@@ -394,12 +395,14 @@ def read_settings(model: RobustLinearClassifier) -> Norm | str:
         raise ValueError(
             "solver='exact' needs p_algo in [1, inf], 'spectral' or 'nuclear', got "
             f"p_algo={geometry!r}. Use solver='steepest_descent' for the path in this norm."
+            f" {see('guide/solvers')}"
         )
     if model.solver == "accelerated" and not (isinstance(geometry, LpNorm) and 1 < geometry.p <= 2):
         raise ValueError(
             f"solver='accelerated' needs p_algo in (1, 2], got p_algo={model.p_algo!r}. Use "
             "solver='steepest_descent' for the path of this geometry or solver='exact' for its "
             "limit."
+            f" {see('guide/solvers')}"
         )
     return geometry
 
@@ -439,6 +442,7 @@ def _require_path_of_sets(
             f"or one symmetric set for all samples with project, min_norm_subgradient and "
             f"stop_at_kinks, got threat={type(model.threat_).__name__}. Use p_algo=2, or "
             f"solver='auto' or 'exact', which compute the limit of the path."
+            f" {see('guide/solvers')}"
         )
     by_worst_points = model.solver == "steepest_descent" and of_two
     if not (fit.has_path or by_worst_points or model.solver in ("auto", "exact")):
@@ -446,6 +450,7 @@ def _require_path_of_sets(
             f"solver={model.solver!r} needs one symmetric set for all samples, with a projection, "
             f"got threat={type(model.threat_).__name__}. Use solver='auto' or 'exact', which "
             f"compute the limit of the path."
+            f" {see('guide/solvers')}"
         )
 
 
@@ -454,6 +459,8 @@ def solve(
     fit: Fit | JointFit,
     norms: Sequence[Norm],
     batches: Sequence[Batch] | None = None,
+    *,
+    limits_first: bool = False,
 ) -> list[Solution]:
     """The solution in each geometry: by the chosen solver, or the minimiser of the risk.
 
@@ -462,7 +469,8 @@ def solve(
     The geometries share the decision whether problems are separable and the minimisers of the risk,
     which do not depend on the geometry. The paths of all problems in all geometries are one batch
     by default, certified together. A path in a batch of its own is that of a single fit, to the
-    last digit.
+    last digit. With `limits_first` paths whose limit solver="auto" would compute at their end are
+    followed only where the exact separator fails.
     """
     in_memory = not isinstance(fit.problem.rows, BlockRows)
     small = in_memory and fit.n_entries <= _AUTO_ENTRIES
@@ -479,6 +487,8 @@ def solve(
         solutions = [shared, *others]
     # programs over cones find the limit sooner than a path of projections
     at_once = exact and (model.solver == "exact" or fit.in_cones)
+    if exact and limits_first:
+        solutions = _separate(model, fit, norms, solutions)
     long_path = (
         model.solver in ("auto", "exact")
         and not exact
@@ -506,12 +516,22 @@ def solve(
             max_iter=max_iter,
             loss_tol=loss_tol,
         )
-    if exact:
-        solutions = [
-            fit.separate(norm, solution, loss_tol=loss_tol, n_jobs=model.n_jobs)
-            for norm, solution in zip(norms, solutions, strict=True)
-        ]
+    if exact and not limits_first:
+        solutions = _separate(model, fit, norms, solutions)
     return [
         fit.minimise_risk(norm, solution, False, None, accept=exact)
+        for norm, solution in zip(norms, solutions, strict=True)
+    ]
+
+
+def _separate(
+    model: RobustLinearClassifier,
+    fit: Fit | JointFit,
+    norms: Sequence[Norm],
+    solutions: Sequence[Solution],
+) -> list[Solution]:
+    """The solutions with exact separators of the open problems."""
+    return [
+        fit.separate(norm, solution, loss_tol=model.loss_tol, n_jobs=model.n_jobs)
         for norm, solution in zip(norms, solutions, strict=True)
     ]

@@ -16,7 +16,7 @@ from sklearn.linear_model._base import SparseCoefMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklearn_robust._documentation import DiagramMixin
+from sklearn_robust._glance import DiagramMixin
 from sklearn_robust._parameters import (
     check_exponent,
     is_training,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_robust._documentation import see
 from sklearn_robust.rows import BlockRows
 
 
@@ -42,6 +43,7 @@ def check_settings_of_blocks(estimator: Any, rows: BlockRows, y: Any, sample_wei
         raise ValueError(
             f"device={device!r} needs the data in memory, got {type(rows).__name__}. Use "
             f"device=None."
+            f" {see('guide/larger_than_memory')}"
         )
 
 
@@ -56,4 +58,5 @@ def check_exact_in_memory(estimator: Any, rows: BlockRows) -> None:
             f"The exact separator with {what} needs the data in memory, got {type(rows).__name__}. "
             f"Use RobustLinearClassifier with its default solver, which ends there, or "
             f"solver='steepest_descent' for the path to it."
+            f" {see('guide/larger_than_memory')}"
         )

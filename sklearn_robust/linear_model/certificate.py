@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_robust._documentation import see
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import LOSSES, MarginLoss
 from sklearn_robust.norms import LpNorm
@@ -94,11 +95,13 @@ def _certificate(model: Any) -> Certificate:
         raise CertificateError(
             f"The certificate of this {type(model).__name__} was not made before it was copied or "
             "pickled, and the data do not travel with it. Read certificate_ after fit."
+            f" {see('guide/proofs')}"
         )
     if model.separable_ is None:
         raise CertificateError(
             f"{type(model).__name__} did not decide whether the data are robustly separable: there "
             "is nothing to certify. See the remedies of its ConvergenceWarning."
+            f" {see('questions', 'separable_-is-none')}"
         )
     X, y, weight, radius = model._training
     weight = weight() if callable(weight) else weight

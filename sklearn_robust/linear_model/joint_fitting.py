@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from sklearn_robust._documentation import see
 from sklearn_robust._pair_programs import n_pair_entries
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointEvaluation, JointProblem
@@ -190,6 +191,7 @@ class JointFit(BaseFit[JointProblem]):
                 f"solver='accelerated' of {self.problem.n_classes} classes needs p_algo=2, got "
                 f"p_algo={getattr(norm, 'p', norm)!r}. Use solver='steepest_descent' for the path "
                 "of this geometry or solver='exact' for its limit."
+                f" {see('guide/solvers')}"
             )
         solution = self.decide_separability(norm)
         return self.approach_limit(norm, solution, max_iter=max_iter, loss_tol=loss_tol)

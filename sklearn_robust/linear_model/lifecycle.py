@@ -159,7 +159,7 @@ def warn_if_constant(estimator: Any, fit: AnyFit, solution: Solution) -> None:
         warnings.warn(
             f"{type(estimator).__name__} learns nothing at threat="
             f"{type(estimator.threat_).__name__}: all coefficients are zero. Use smaller sets. "
-            f"{see('my-classifier-predicts-one-class-only')}",
+            f"{see('questions', 'my-classifier-predicts-one-class-only')}",
             ConstantClassifierWarning,
             stacklevel=6,
         )
@@ -181,7 +181,7 @@ def warn_if_constant(estimator: Any, fit: AnyFit, solution: Solution) -> None:
     warnings.warn(
         f"{type(estimator).__name__} learns nothing at {where}: all coefficients are zero, as they "
         f"are from {limit} {radius:.4g} on. {remedy} "
-        f"{see('my-classifier-predicts-one-class-only')}",
+        f"{see('questions', 'my-classifier-predicts-one-class-only')}",
         ConstantClassifierWarning,
         stacklevel=6,
     )
@@ -209,7 +209,7 @@ def warn_unless_converged(estimator: Any, solution: Solution) -> None:
     warnings.warn(
         f"{type(estimator).__name__} stopped before it reached {goal}; certified relative gap "
         f"{solution.gap[0]:.2g}{undecided}. To mend this, {', '.join(remedies[:-1])}, or "
-        f"{remedies[-1]}. {see('a-convergencewarning-names-a-gap-may-i-use-the-fit')}",
+        f"{remedies[-1]}. {see('questions', 'a-convergencewarning-names-a-gap-may-i-use-the-fit')}",
         ConvergenceWarning,
         stacklevel=6,
     )

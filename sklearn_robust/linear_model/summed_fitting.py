@@ -15,6 +15,7 @@ import numpy as np
 from sklearn.utils import compute_class_weight, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 
+from sklearn_robust._documentation import see
 from sklearn_robust._parameters import check_number
 from sklearn_robust.certificates import Certified, relative_gap
 from sklearn_robust.linear_model.block_rows import check_settings_of_blocks
@@ -128,6 +129,7 @@ def _require_sums(model: Any, survey: Survey, classes: np.ndarray, threat: Any) 
         raise NotBySumsError(
             f"{needs} all samples in the memory of one machine, and X is read in blocks. Use "
             f"sklearn_robust.RobustLinearClassifier on an array, or the default settings."
+            f" {see('guide/larger_than_memory')}"
         )
 
 

@@ -21,6 +21,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_robust._documentation import see
 from sklearn_robust.attacks.linear import has_coef
 from sklearn_robust.losses import log_odds_slope
 from sklearn_robust.metrics._transformers import Steps, coef_before, flat, transformed
@@ -124,9 +125,11 @@ def _scores(classifier: Any, few: Any) -> AffineScores:
             f"{type(classifier).__name__} is not a linear classifier: it has no coef_, intercept_ "
             "and classes_. Exact robust accuracy exists for linear classifiers, pipelines that end "
             "in one, and thresholds, calibration and one-vs-rest around them."
+            f" {see('guide/metrics')}"
         )
     coef = np.atleast_2d(_dense(classifier.coef_))
     intercept = np.broadcast_to(np.asarray(classifier.intercept_, dtype=coef.dtype), (len(coef),))
+    _check_size(classifier, coef, intercept)
     scores = AffineScores([], coef, intercept, classifier, _inverse_link(classifier))
     _check_scores(classifier, few, scores)
     return scores
@@ -146,6 +149,7 @@ def _(classifier: CalibratedClassifierCV, few: Any) -> AffineScores:
         raise TypeError(
             f"CalibratedClassifierCV averages the probabilities of {len(parts)} classifiers, no "
             "function of one affine score: its robustness has no closed form. Use ensemble=False."
+            f" {see('guide/metrics')}"
         )
     (part,) = parts
     if part.method == "isotonic" or not hasattr(part.estimator, "decision_function"):
@@ -153,6 +157,7 @@ def _(classifier: CalibratedClassifierCV, few: Any) -> AffineScores:
             "CalibratedClassifierCV has affine scores with method='sigmoid' or 'temperature' on a "
             f"classifier with a decision_function, got method={part.method!r} on "
             f"{type(part.estimator).__name__}."
+            f" {see('guide/metrics')}"
         )
     _check_classes(classifier.classes_, part)
     scores = _affine_scores(part.estimator, few)
@@ -185,7 +190,7 @@ def _(classifier: OneVsRestClassifier, few: Any) -> AffineScores:
     if classifier.multilabel_:
         raise TypeError(
             "OneVsRestClassifier was fitted on several labels a sample: robust accuracy is of one "
-            "label a sample."
+            "label a sample. Score the classifier of each label, estimators_[k]."
         )
     parts = [_affine_scores(part, few) for part in classifier.estimators_]
     coef = np.concatenate([coef_before(part.steps, part.coef) for part in parts])
@@ -275,6 +280,23 @@ def _check_link(estimator: Any, scores: AffineScores, few: Any) -> None:
             f"{type(estimator).__name__} does not give probabilities by a known function of its "
             "score, so a threshold on them has no closed form. Use "
             "response_method='decision_function'."
+            f" {see('guide/metrics')}"
+        )
+
+
+def _check_size(classifier: BaseEstimator, coef: np.ndarray, intercept: np.ndarray) -> None:
+    """Refuse coefficients that are no numbers, or whose scores and norms overflow."""
+    name = type(classifier).__name__
+    if not np.isfinite(coef).all() or np.isnan(intercept).any():
+        raise ValueError(
+            f"{name} must have finite coefficients, but coef_ or intercept_ holds NaN or inf. Fit "
+            f"it again on scaled features, or with more regularisation."
+        )
+    largest = float(np.max(np.abs(coef), initial=0.0))
+    if largest > math.sqrt(np.finfo(np.result_type(coef, np.float32)).max) / coef.size:
+        raise ValueError(
+            f"{name} has coefficients of up to {largest:.1e}, whose norms overflow. Scale coef_ "
+            f"and intercept_ down by one factor: it decides as before."
         )
 
 
@@ -290,7 +312,8 @@ def _check_scores(classifier: BaseEstimator, few: Any, scores: AffineScores) -> 
     if values.shape != expected.shape or not np.allclose(values, expected, rtol=1e-3, atol=atol):
         raise TypeError(
             f"{type(classifier).__name__} does not score by <coef_, x> + intercept_: its "
-            f"robustness is not exact here."
+            f"robustness is not exact here. Use a classifier whose decision_function is affine."
+            f" {see('guide/metrics')}"
         )
 
 
@@ -319,7 +342,8 @@ def check_predictions(classifier: BaseEstimator, scores: np.ndarray, predicted: 
     if np.any(lower & ~saturated):
         raise TypeError(
             f"{type(classifier).__name__} does not predict the class of its largest score: its "
-            f"robustness is not exact here."
+            f"robustness is not exact here. Set a threshold by FixedThresholdClassifier."
+            f" {see('guide/metrics')}"
         )
 
 

@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import _check_sample_weight
 
+from sklearn_robust._documentation import see
 from sklearn_robust._parameters import check_choice, check_exponent, refuse_lazy
 from sklearn_robust.attacks.linear import unbroken
 from sklearn_robust.metrics._given_threats import (
@@ -310,6 +311,7 @@ class RobustScorer:
                 "set_score_request needs metadata routing, which "
                 "sklearn.set_config(enable_metadata_routing=True) enables. "
                 "Without it no request is needed: searches pass sample_weight to this scorer."
+                f" {see('guide/interoperation')}"
             )
         unknown = set(requests) - set(_ROUTED)
         if unknown:

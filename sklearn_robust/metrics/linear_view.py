@@ -17,6 +17,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import _safe_indexing, check_consistent_length, indexable
 from sklearn.utils.validation import _get_feature_names
 
+from sklearn_robust._documentation import see
 from sklearn_robust._parameters import (
     check_choice,
     class_index,
@@ -110,6 +111,7 @@ class LinearView:
                 f"threat={type(threat).__name__} meets entries without a value, which no "
                 "perturbation changes: these are for sets that stay sets when entries are put to "
                 "zero, such as LpBall and Box. Use one, or space='model'."
+                f" {see('guide/metrics')}"
             )
         if self.fixed is None or not self.fixed.any():
             return threat

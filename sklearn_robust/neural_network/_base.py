@@ -19,8 +19,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from sklearn_robust._documentation import DiagramMixin
 from sklearn_robust._fits import all_or_nothing
+from sklearn_robust._glance import DiagramMixin
 from sklearn_robust._parameters import Check, check_device, check_parameters, refuse_lazy
 from sklearn_robust.attacks.target import evaluating
 from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
@@ -202,14 +202,15 @@ class RobustNetBase(
         if len(self.classes_) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs samples of at least two classes with positive "
-                f"weight, got "
-                f"{len(self.classes_)} class: {self.classes_.tolist()}."
+                f"weight, got {len(self.classes_)} class: {self.classes_.tolist()}. Name all "
+                "classes in the first partial_fit, classes=, or leave such data out."
             )
         unknown = np.setdiff1d(present, self.classes_)
         if len(unknown):
             raise ValueError(
                 f"y holds labels that are not in classes_ {self.classes_.tolist()}: "
-                f"{unknown.tolist()}."
+                f"{unknown.tolist()}. Name all classes in the first partial_fit, classes=, or "
+                "leave these samples out."
             )
         self._read_threat()
         return data.with_classes(self.classes_)

@@ -182,7 +182,7 @@ class LoadedData:
             if len(unknown):
                 raise ValueError(
                     f"Batch {place} of X brings labels that its first reading did not: "
-                    f"{unknown.tolist()}."
+                    f"{unknown.tolist()}. Give data that are the same at each reading."
                 )
             rows, labels = _rows(x, place)[used], labels[used]
             weight = weight[used] * self._factors[np.searchsorted(self._known, labels)]
@@ -287,7 +287,11 @@ def _read(batch: Any, place: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
             f"each, got shapes {tuple(x.shape)}, {y.shape} and {weight.shape}."
         )
     if not np.isfinite(weight).all() or weight.min(initial=0) < 0:
-        raise ValueError(f"sample_weight of batch {place} of X must be finite and >= 0.")
+        wrong = weight[~(np.isfinite(weight) & (weight >= 0))][0]
+        raise ValueError(
+            f"sample_weight of batch {place} of X must be finite and >= 0, got {wrong:g}. Use 0 "
+            "for samples to leave out."
+        )
     return x, y, weight
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sklearn_robust._documentation import see
 from sklearn_robust.neural_network._passes import Objective
 
 
@@ -65,12 +66,14 @@ class Ranks:
                 "distributed=True needs a process group, got none. Start the script with "
                 "torchrun --nproc-per-node=2, and call "
                 "torch.distributed.init_process_group('gloo') before fit."
+                f" {see('guide/networks')}"
             )
         n_processes = distributed.get_world_size() if there else _started_by_torchrun()
         if n_processes > 1 and not together:
             warnings.warn(
                 f"Each of the {n_processes} processes of torchrun trains a network of its own, on "
-                f"its own samples. With distributed=True they train one together.",
+                f"its own samples. With distributed=True they train one together."
+                f" {see('guide/networks')}",
                 UserWarning,
                 stacklevel=5,
             )
@@ -168,6 +171,7 @@ class Ranks:
                 f"distributed=True needs a module in which no sample depends on its batch, got "
                 f"layers that normalise by the batch: {normalised}. Use torch.nn.GroupNorm or "
                 f"torch.nn.LayerNorm."
+                f" {see('guide/networks')}"
             )
         for tensor in (*module.parameters(), *module.buffers()):
             distributed.broadcast(tensor.detach(), 0)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_robust._documentation import see
 from sklearn_robust.threats import Box, LpBall, Nothing, is_by_class, of_class
 
 
@@ -122,6 +123,7 @@ def _cut_ball(one: Any, threat: Any) -> CutBalls:
         raise ValueError(
             f"Networks serve l_q balls and boxes, with limits and of some classes, got "
             f"threat={threat!r}: use LpBall or Box, or a linear classifier for other sets."
+            f" {see('guide/networks')}"
         )
     lower, upper = (np.asarray(end, dtype=np.float64) for end in (one.lower, one.upper))
     scale = np.maximum(-lower, upper)

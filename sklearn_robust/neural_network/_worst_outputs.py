@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sklearn_robust._documentation import see
 from sklearn_robust.regions import Region
 from sklearn_robust.verification.layers import alteration
 
@@ -106,6 +107,7 @@ def _layers(module: nn.Module) -> tuple[list[nn.Module], nn.Linear]:
     if not layers or not isinstance(layers[-1], nn.Linear):
         raise TypeError(
             "certified_weight > 0 needs a torch.nn.Sequential that ends in a linear layer."
+            f" {see('guide/networks')}"
         )
     return layers[:-1], layers[-1]
 
@@ -125,4 +127,5 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module]:
         raise TypeError(
             f"certified_weight > 0 is for torch.nn.Sequential of linear and convolutional layers, "
             f"ReLUs, pooling and flattening, got a {kind.__name__}. Use certified_weight=0."
+            f" {see('guide/networks')}"
         )

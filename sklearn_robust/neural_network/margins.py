@@ -17,6 +17,7 @@ import torch
 from sklearn.utils import check_array
 from torch import Tensor, nn
 
+from sklearn_robust._documentation import see
 from sklearn_robust.attacks.losses import logit_margins
 from sklearn_robust.attacks.target import class_of_each, evaluating, off_device
 from sklearn_robust.neural_network.modules import homogeneity
@@ -80,6 +81,7 @@ def degree_of(module: nn.Module) -> int:
             f"model must be homogeneous in its parameters, which {type(module).__name__} is not "
             "known to be: use a torch.nn.Sequential of layers with bias=False, ReLUs and pooling, "
             "and a column of ones in X in place of biases."
+            f" {see('guide/networks')}"
         )
     if not all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters()):
         raise ValueError("model must have finite parameters, got nan or inf: training diverged.")

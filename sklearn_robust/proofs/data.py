@@ -12,6 +12,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils.validation import check_array
 
+from sklearn_robust._documentation import see
 from sklearn_robust._parameters import refuse_lazy
 from sklearn_robust.check import label
 from sklearn_robust.joint import JointProblem
@@ -156,5 +157,6 @@ def in_memory(rows: BlockRows) -> np.ndarray:
         raise ValueError(
             f"A certificate holds each entry as an exact integer: at most {_MOST_ENTRIES} "
             f"entries, got rows of shape {rows.shape}. Certify a sample of the rows."
+            f" {see('guide/proofs')}"
         )
     return rows.take(np.arange(rows.shape[0]))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+from sklearn_robust._documentation import see
 from sklearn_robust.check import Proof
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import best_intercept
@@ -136,6 +137,7 @@ def _naming_refusals(make: Callable[..., Certificate]) -> Callable[..., Certific
             raise CertificateError(
                 f"This answer cannot be written in exact arithmetic: {error}. Use finite data, "
                 "weights and predictors, and scale the features to sizes near 1."
+                f" {see('guide/proofs')}"
             ) from error
 
     return named
@@ -179,6 +181,7 @@ def certify_margin(claim: Claim, p: Any, weights: np.ndarray) -> Certificate:
     if name is None:
         raise CertificateError(
             f"A certificate of a margin needs p in {{1, 2, inf}}, got p={p!r}. Use one of these."
+            f" {see('guide/proofs')}"
         )
     exact = _exact(claim, _of_rivals(claim.data, weights))
     proof = claim.proof("margin", exact.places, p=name)
@@ -212,6 +215,7 @@ def certify_factor(claim: Claim, weights: np.ndarray, bound: float) -> Certifica
     if claim.sets.has_limits:
         raise CertificateError(
             "Sets with limits have no multiples that a certificate could be about. Leave out clip."
+            f" {see('guide/proofs')}"
         )
     problem = claim.problem
     if isinstance(problem, JointProblem) and claim.coef is not None and claim.fit_intercept:
@@ -229,6 +233,7 @@ def certify_factor(claim: Claim, weights: np.ndarray, bound: float) -> Certifica
     ):
         raise CertificateError(
             "The weights of this answer prove no bound in exact arithmetic. Use a smaller tol."
+            f" {see('guide/proofs')}"
         )
     return _certificate(proof, _dual(sets, moved))
 
@@ -261,6 +266,7 @@ def certify_risk(claim: Claim, loss: MarginLoss, proofs: Iterable[np.ndarray]) -
     if capped is None:
         raise CertificateError(
             f"A certificate of a risk needs loss='exponential' or 'logistic', got {loss!r}."
+            f" {see('guide/proofs')}"
         )
     total = 1.0
     if capped:
@@ -312,6 +318,7 @@ def _proven(claim: Claim, kind: str, proofs: Iterator[np.ndarray], **of: Any) ->
     raise CertificateError(
         "No weights near those of the fit prove in exact arithmetic that the data are not robustly "
         f"separable against threat={claim.threat!r}. Use a smaller tol, or a slightly larger set."
+        f" {see('guide/proofs')}"
     )
 
 
@@ -336,6 +343,7 @@ def _exact(claim: Claim, near: np.ndarray) -> ExactWeights:
         raise CertificateError(
             "Flips differ from sample to sample: only the accuracy of a score against them can be "
             "written as a certificate. Use robust_accuracy_certificate."
+            f" {see('guide/proofs')}"
         )
     return ExactWeights.of(claim.data, near, claim.fit_intercept, claim.places)
 

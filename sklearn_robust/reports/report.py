@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import _check_sample_weight
 
 import sklearn_robust
+from sklearn_robust._documentation import see
 from sklearn_robust._parameters import refuse_lazy
 from sklearn_robust.metrics.linear_view import is_linear, linear_view, transformed, unwrapped
 from sklearn_robust.proofs import Certificate, LabelledData
@@ -130,6 +131,7 @@ class RobustnessReport:
             raise TypeError(
                 f"{type(classifier).__name__} is neither a linear classifier nor a network of this "
                 "library: nothing exact is known about it. Use one of these."
+                f" {see('guide/proofs')}"
             )
         not_measured = list(_NOT_MEASURED)
         if not is_linear(classifier):
@@ -254,6 +256,7 @@ def _named_threats(
             raise ValueError(
                 f"threats must be given: {type(classifier).__name__} was trained without one. Use "
                 "for instance threats=[LpBall(2, 0.1)]."
+                f" {see('guide/proofs')}"
             )
         threats = [trained]
     if not isinstance(threats, Mapping):

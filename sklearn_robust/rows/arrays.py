@@ -13,6 +13,7 @@ from array_api_compat import is_torch_array
 from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace
+from sklearn_robust._documentation import see
 from sklearn_robust._parameters import refuse_lazy
 from sklearn_robust.rows.protocols import GramRows, Rows
 
@@ -341,6 +342,7 @@ def as_rows(X: Any) -> Rows:
         raise TypeError(
             f"X must be a NumPy array, a scipy.sparse array, a torch tensor or offer the products "
             f"of sklearn_robust.rows.Rows, got {type(X).__name__} without {', '.join(missing)}."
+            f" {see('extending')}"
         )
     return X
 

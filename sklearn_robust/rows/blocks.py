@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_robust._documentation import see
 from sklearn_robust.rows.arrays import ArrayRows
 from sklearn_robust.rows.reduction import LocalReduction
 from sklearn_robust.rows.sources import Block, named_blocks
@@ -85,6 +86,7 @@ class BlockRows:
             raise TypeError(
                 f"source must have a method blocks() that yields (X, y) or (X, y, sample_weight), "
                 f"got {type(source).__name__}. An array in memory is passed to fit as it is."
+                f" {see('guide/larger_than_memory')}"
             )
         self.source = source
         self.survey: Survey = LocalReduction(source).total(Survey.of)

@@ -25,6 +25,7 @@ from sklearn_robust.separators import (
     semismooth_newton,
 )
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure, Vector
+from sklearn_robust.separators._newton_proof import cancelling_newton_weights, cancels
 from sklearn_robust.separators.cone_program import solve_cone_program, solve_quadratic_program
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.linear_program import solve_linear_program
@@ -85,6 +86,7 @@ def maximise_rows(
     """The same for data in memory, on all rows at once."""
     program = MaxMarginForm.of(problem, norm)
     best, failures = None, []
+    tried = False
     for engine in _ENGINES:
         if not engine.suits(program):
             continue
@@ -93,7 +95,17 @@ def maximise_rows(
         except SolverFailure as failure:
             failures.append(f"{engine.name}: {failure}")
             continue
+        except ImportError:  # the fallback needs clarabel
+            if best is None:
+                raise
+            break
         best = certify_refined(problem, norm, program, point, engine.name, tol).merged(best)
+        if not tried and best.margin <= 0 and not cancels(problem, best.weights):
+            tried = True
+            weights = cancelling_newton_weights(program)
+            if weights is not None:
+                proof = certify_point(problem, norm, Point(best.coef, weights), best.solver)
+                return replace(best, weights=proof.weights, bound=proof.bound)
         if _is_settled(problem, norm, best, tol):
             break
     if best is None:
@@ -119,9 +131,13 @@ def certify_refined(
     solver: str,
     tol: float,
 ) -> Certified:
-    """An engine's point, certified after active-set refinement on the max-margin form `program`."""
+    """An engine's point, certified after active-set refinement on the max-margin form `program`.
+
+    A point without a margin has no face to refine it on.
+    """
     first = certify_point(problem, norm, point, solver)
-    if isinstance(problem.rows, BlockRows) or first.gap - first.rounding <= EXACT:
+    done = first.margin <= 0 or first.gap - first.rounding <= EXACT
+    if isinstance(problem.rows, BlockRows) or done:
         return first
     point, helped = refined(program, point, tol)
     return certify_point(problem, norm, point, f"{solver} + refinement") if helped else first

@@ -113,6 +113,15 @@ def enclose_radius(problem: JointProblem, tol: float) -> tuple[Certified, Proof]
         If every solver failed.
     """
     problem = in_float64(problem).at_radius(0.0)
+    # products of rows and coefficients of any unit may leave float64; a power of 2 does not round
+    unit = 2.0 ** math.floor(math.log2(abs(problem.X).max() or 1.0))
+    found, proof = _enclose(replace(problem, X=problem.X * (1 / unit)), tol)
+    margin, bound = unit * found.margin, unit * found.bound
+    return replace(found, coef=found.coef / unit, margin=margin, bound=bound), proof
+
+
+def _enclose(problem: JointProblem, tol: float) -> tuple[Certified, Proof]:
+    """The same for rows whose largest entry is about 1."""
     search = _Search(problem)
     scale = problem.threat.scale
     if scale is not None and not scale.all():

@@ -24,6 +24,7 @@ from scipy import sparse
 from sklearn_robust._clarabel import SolverFailure
 from sklearn_robust._conic_programs import Vector
 from sklearn_robust._conic_sets import TERM_ROUNDING
+from sklearn_robust._documentation import see
 from sklearn_robust._pair_programs import PairProgram
 from sklearn_robust.certificates import Certified, sum_rounding
 from sklearn_robust.joint import JointProblem
@@ -91,6 +92,7 @@ def separate_against_sets(problem: JointProblem, norm: Norm, tol: float) -> Cert
             raise RuntimeError(
                 f"The solvers neither found a robust separator for threat={problem.threat!r} nor "
                 f"proved that there is none. Scale the features to similar sizes."
+                f" {see('questions', 'separable_-is-none')}"
             )
         proof = end.weights
     threat = type(problem.threat).__name__

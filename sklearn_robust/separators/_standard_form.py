@@ -7,9 +7,11 @@ With :math:`w = u - v`, :math:`x = (u, v) \ge 0` and both norms taken of x,
    \|x\|_p \le 1, \quad \|x\|_{q^*} \le s, \quad x, \sigma \ge 0.
 
 At a solution no coordinate has both u and v, so the norms are those of w. For p = 2 the objective
-:math:`\gamma - \tfrac12 \|x\|_2^2` takes the place of the first bound; where no norm has a kink, w
-is not split. The rows are divided by their root mean square and by sqrt(d), and norms are power
-means, so that coordinates, margins and scalars are all of order 1.
+:math:`\gamma - \tfrac12 \|x\|_2^2` takes the place of the first bound. Only sums of powers need the
+split: without one x is w. The rows are divided by their root mean square and by sqrt(d), and norms
+are power means, so that coordinates, margins and scalars are all of order 1.
+
+Every iterate meets the linear equations: its slacks are computed from its coordinates and scalars.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sklearn_robust._conic_programs import Places
 from sklearn_robust.norms import LpNorm
@@ -28,6 +29,9 @@ from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
 # The place of gamma among the scalars; b and s follow where they are free, then the multipliers of
 # power bounds.
 GAMMA = 0
+_SINGLE_ENTRIES = 50_000  # entries of the rows from which a copy in single precision pays
+_LEAST_EPS = 1e-3  # sum of the multipliers of the caps of s at the start, at least
+_LEFT_SLACK = 0.1  # share of a slack as stepped that is left where the slack computed anew is less
 
 
 class State(NamedTuple):
@@ -36,16 +40,18 @@ class State(NamedTuple):
     Attributes
     ----------
     coordinates : ndarray of shape (2, d), u and v, or of shape (1, d) where w is not split
+    scalars : ndarray of shape (n_primal,)
+        gamma, b and s.
     slacks, multipliers : ndarray of shape (n_pairs,)
         Positive, complementary at a solution: coordinates (where they are split) and their reduced
-        costs, the sigma_i and the weights a_i, the slacks of the bounds and their multipliers.
-    scalars : ndarray of shape (n_scalars,)
+        costs, the slacks of caps and their multipliers, the sigma_i and the weights a_i, the slacks
+        of power bounds and their multipliers.
     """
 
     coordinates: Vector
+    scalars: Vector
     slacks: Vector
     multipliers: Vector
-    scalars: Vector
 
 
 class Unknowns(NamedTuple):
@@ -63,94 +69,71 @@ class Unknowns(NamedTuple):
 class Equations:
     r"""Newton's equations at one iterate, without their solution.
 
-    .. math:: P \Delta x - J^T \Delta a + B^T \Delta t = -r_x, \quad J \Delta x + E \Delta a + G
-       \Delta t = -r_a, \quad B \Delta x - G^T \Delta a + C \Delta t = -r_t,
+    .. math:: P \Delta x - J^T \Delta a + B^T \Delta t = f, \quad J \Delta x + E \Delta a + G
+       \Delta t = h, \quad B \Delta x - G^T \Delta a + C \Delta t = g,
 
-    with J = (Z, -Z), E diagonal, and P diagonal but for a coupling of each u_j with v_j.
+    with J = (Z, -Z), and E and P diagonal.
     """
 
-    residual: Unknowns  # r_x, r_a, r_t
-    P: Vector  # (parts, d): the diagonal of P without the coupling
-    coupling: Vector  # (d,), which stands in all four places of the block of (u_j, v_j)
+    right: Unknowns  # f, h, g of the predictor, whose target is that all products are zero
+    P: Vector  # (parts, d)
     E: Vector  # (n,)
     B: Vector  # (n_scalars, parts, d)
     C: Vector  # (n_scalars, n_scalars)
 
 
 @dataclass(frozen=True)
-class _Bound:
-    """A norm of s x that is at most t."""
+class CapBound:
+    """s_j |w_j| <= t for each feature, the maximum norm, as s_j u_j <= t and s_j v_j <= t; for w
+    that is not split as s_j w_j <= t and -s_j w_j <= t.
+    """
 
-    pairs: slice  # its slacks and their multipliers
-    scale: Vector  # (d,): s
+    pairs: slice  # its 2 d slacks and their multipliers
+    scale: Vector  # (2, d): s, with both signs where w is not split
     radius: int | None  # the place of the scalar t; None where t = 1
+    split: bool
 
-    def t(self, state: State) -> float:
-        return 1.0 if self.radius is None else float(state.scalars[self.radius])
+    inside = 0.5  # size at which all coordinates meet the bound
 
+    def slacks(self, x: Vector, t: Vector) -> Vector:
+        """t - s x of all pairs; of a step the same without the constant."""
+        reach = 0.0 if self.radius is None else t[self.radius]
+        slacks: Vector = (reach - self.scale * x).ravel()
+        return slacks
 
-@dataclass(frozen=True)
-class CapBound(_Bound):
-    """s_j (u_j + v_j) <= t for each feature: the maximum norm, with a pair for each feature."""
-
-    linear = True
-    inside = 0.25  # size at which all coordinates meet the bound
-
-    def start(self, size: float, state: State) -> None:
-        """Slacks and multipliers at a point whose coordinates all have this size."""
-        if self.radius is not None:
-            state.scalars[self.radius] = 4 * size
-        state.slacks[self.pairs] = 0.5 * self.t(state)
-        state.multipliers[self.pairs] = 1 / len(self.scale)
-
-    def assemble(self, equations: Equations, state: State) -> None:
+    def assemble(self, equations: Equations, ratio: Vector) -> None:
         """Add the bound's terms to the equations, its pairs eliminated."""
-        multiplier = state.multipliers[self.pairs]
-        stiffness = multiplier / state.slacks[self.pairs]
-        in_x, _, in_t = equations.residual
-        in_x += self.scale * multiplier
-        equations.coupling += self.scale**2 * stiffness
+        stiffness = self.scale * ratio[self.pairs].reshape(self.scale.shape)
+        equations.P += self.gathered(self.scale * stiffness)
         if self.radius is not None:
-            in_t[self.radius] -= multiplier.sum()
-            equations.B[self.radius] -= self.scale * stiffness
-            equations.C[self.radius, self.radius] += stiffness.sum()
+            equations.B[self.radius] -= self.gathered(stiffness)
+            equations.C[self.radius, self.radius] += ratio[self.pairs].sum()
 
-    def aim(self, right: Unknowns, target: Vector, state: State) -> None:
-        """Add to the right side the terms that change the bound's products by `target`."""
-        force = self._force(target, state)
-        right.coordinates[:] -= self.scale * force
+    def aim(self, right: Unknowns, force: Vector) -> None:
+        """Add to the right side the terms of a target, which is `force` times the slacks."""
+        force = force[self.pairs].reshape(self.scale.shape)
+        right.coordinates[:] -= self.gathered(self.scale * force)
         if self.radius is not None:
             right.scalars[self.radius] += force.sum()
 
-    def recover(self, step: Unknowns, target: Vector, state: State) -> Vector:
-        """The step of the multipliers."""
-        growth = self.scale * step.coordinates.sum(axis=0)
-        if self.radius is not None:
-            growth = growth - step.scalars[self.radius]
-        stiffness = state.multipliers[self.pairs] / state.slacks[self.pairs]
-        return self._force(target, state) + stiffness * growth
-
-    def _force(self, target: Vector, state: State) -> Vector:
-        """The step of the multipliers if neither coordinates nor radius moved."""
-        slack, multiplier = state.slacks[self.pairs], state.multipliers[self.pairs]
-        residual = self.t(state) - self.scale * state.coordinates.sum(axis=0) - slack
-        return multiplier / slack * (target[self.pairs] / multiplier - residual)
+    def gathered(self, terms: Vector) -> Vector:
+        """Terms of the pairs (2, d), by coordinates."""
+        return terms if self.split else terms.sum(axis=0, keepdims=True)
 
 
 @dataclass(frozen=True)
-class PowerBound(_Bound):
+class PowerBound:
     r"""M_e(s x) <= t, the power mean over d features: :math:`\sum_j (s_j x_j)^e / d \le t^e`.
 
     With the perspective :math:`F = \sum_j (s_j x_j)^e / (d e t^{e-1}) - t / e` it reads F + slack =
     0. The multiplier of its one pair is a scalar of the equations.
     """
 
+    pair: int  # its slack and multiplier
+    scale: Vector  # (d,): s
+    radius: int | None  # the place of the scalar t; None where t = 1
     exponent: float
     multiplier: int  # the place of the scalar
-
-    @property
-    def linear(self) -> bool:
-        return self.exponent == 1
 
     @property
     def inside(self) -> float:
@@ -161,42 +144,39 @@ class PowerBound(_Bound):
         """Slack and multiplier at a point whose coordinates all have this size."""
         if self.radius is not None:
             state.scalars[self.radius] = 2 * size * 2 ** (1 / self.exponent)
-        state.slacks[self.pairs] = 0.5 * self.t(state)
-        state.scalars[self.multiplier] = 1.0
+        t = self.t(state)
+        mean = 2 * float(np.mean((self.scale * size / t) ** self.exponent))
+        state.slacks[self.pair] = t * (1 - mean) / self.exponent
+        state.multipliers[self.pair] = 1.0
+
+    def t(self, state: State) -> float:
+        return 1.0 if self.radius is None else float(state.scalars[self.radius])
 
     def assemble(self, equations: Equations, state: State) -> None:
-        """Add the bound's terms to the equations."""
+        """Add the bound's terms to the equations and to the predictor's right side."""
         e, at = self.exponent, self.multiplier
-        t, tau = self.t(state), state.scalars[at]
-        x, slack = state.coordinates, state.slacks[self.pairs][0]
+        t, tau = self.t(state), float(state.multipliers[self.pair])
+        x, slack = state.coordinates, float(state.slacks[self.pair])
         d, curved = len(self.scale), e > 1
         # the derivatives of F by x and by t
-        by_x = self.scale * (self.scale * x / t) ** (e - 1) / d
+        by_x = self.scale / d * ((self.scale * x / t) ** (e - 1) if curved else np.ones_like(x))
         mean = float(np.vdot(by_x, x)) / t
         by_t = -((e - 1) * mean + 1) / e
-        in_x, _, in_t = equations.residual
-        in_x += tau * by_x
-        in_t[at] += t * (mean - 1) / e + slack
+        f, _, g = equations.right
+        f -= tau * by_x
+        g[at] -= t * (mean - 1) / e
         equations.B[at] = by_x
         equations.C[at, at] = -slack / tau
         if curved:
             equations.P += tau * (e - 1) * by_x / x
         if self.radius is None:
             return
-        in_t[self.radius] += tau * by_t
+        g[self.radius] -= tau * by_t
         equations.C[self.radius, at] += by_t
         equations.C[at, self.radius] += by_t
         if curved:
             equations.B[self.radius] -= tau * (e - 1) * by_x / t
             equations.C[self.radius, self.radius] += tau * (e - 1) * mean / t
-
-    def aim(self, right: Unknowns, target: Vector, state: State) -> None:
-        """Add to the right side the term that changes the bound's product by `target`."""
-        right.scalars[self.multiplier] -= target[self.pairs][0] / state.scalars[self.multiplier]
-
-    def recover(self, step: Unknowns, target: Vector, state: State) -> Vector:
-        """The step of the multiplier."""
-        return step.scalars[self.multiplier : self.multiplier + 1]
 
 
 @dataclass(frozen=True)
@@ -207,14 +187,16 @@ class StandardForm:
     border: Vector  # (n, n_scalars): the margins' derivatives by the scalars
     signs: Vector  # (1, -1) where w = signs @ x is split into u and v, otherwise (1,)
     quadratic: bool  # whether the objective has - ||x||^2 / 2
-    bounds: tuple[CapBound | PowerBound, ...]
+    caps: tuple[CapBound, ...]
+    powers: tuple[PowerBound, ...]
     coordinates: slice  # the pairs of the coordinates with their reduced costs; none without split
     margins: slice  # the pairs (sigma_i, a_i)
     n_pairs: int
+    n_primal: int  # scalars without the multipliers of power bounds
     radius: int | None  # the place of the scalar s
-    dual_scalars: NDArray[np.bool_]  # (n_scalars,): those that are multipliers of power bounds
+    start_weights: Vector  # (n,): positive, of sum 1, and of equal class sums with an intercept
     squares: Vector  # (n,): the squared 2-norms of the rows
-    workspace: Vector  # (n, d): room for weighted rows
+    single: Vector | None  # the rows in single precision, where they are large
     unit: float  # a row of `rows` is a row of the program over unit * sqrt(d)
 
     @classmethod
@@ -222,27 +204,37 @@ class StandardForm:
         n, d = program.rows.shape
         unit = float(np.linalg.norm(program.rows)) / math.sqrt(n) or 1.0
         attacked, quadratic = bool(program.eps > 0), program.p == 2
-        split = attacked or not quadratic
+        exponents = [] if quadratic else [program.p]
+        exponents += [program.dual_q] if attacked else []
+        split = any(exponent < math.inf for exponent in exponents)
 
         pairs, scalars = Places(), Places()
         coordinates = pairs.take(2 * d if split else 0)
-        margins = pairs.take(n)
         gamma = scalars.take_one()
         intercept = None if program.labels is None else scalars.take_one()
         radius = scalars.take_one() if attacked else None
         n_primal = scalars.size
 
-        def bound(exponent: float, scale: Vector, radius: int | None) -> CapBound | PowerBound:
-            if exponent == math.inf:
-                return CapBound(pairs.take(d), scale, radius)
-            return PowerBound(pairs.take(1), scale, radius, exponent, scalars.take_one())
-
         # scales of power mean 1, or of maximum 1, in a bound; the mean goes into eps
-        scale = np.ones(d) if program.scale is None else program.scale
-        mean = float(LpNorm(program.dual_q).value(scale)) / d ** (1 / program.dual_q)
-        bounds = [] if quadratic else [bound(program.p, np.ones(d), None)]
-        if attacked:
-            bounds.append(bound(program.dual_q, scale / mean, radius))
+        scale, mean = np.ones(d), 1.0
+        if program.scale is not None and attacked:
+            mean = float(LpNorm(program.dual_q).value(program.scale)) / d ** (1 / program.dual_q)
+            scale = program.scale / mean
+        bounds: list[tuple[float, np.ndarray, int | None]] = []
+        bounds += [] if quadratic else [(program.p, np.ones(d), None)]
+        bounds += [(program.dual_q, scale, radius)] if attacked else []
+        both = np.array([[1.0], [1.0 if split else -1.0]])
+        caps = tuple(
+            CapBound(pairs.take(2 * d), both * s, place, split)
+            for exponent, s, place in bounds
+            if exponent == math.inf
+        )
+        margins = pairs.take(n)
+        powers = tuple(
+            PowerBound(pairs.take_one(), s, place, exponent, scalars.take_one())
+            for exponent, s, place in bounds
+            if exponent < math.inf
+        )
 
         border = np.zeros((n, scalars.size))
         border[:, gamma] = -1
@@ -251,103 +243,150 @@ class StandardForm:
         if radius is not None:
             border[:, radius] = -program.eps * mean * d ** (1 / program.dual_q - 0.5) / unit
         rows = np.ascontiguousarray(program.rows) / (unit * math.sqrt(d))
+        weights = np.empty(n)
+        for members in program.classes:
+            weights[members] = 1 / (len(program.classes) * np.count_nonzero(members))
         return cls(
             rows=rows,
             border=border,
             signs=np.array([1.0, -1.0]) if split else np.ones(1),
             quadratic=quadratic,
-            bounds=tuple(bounds),
+            caps=caps,
+            powers=powers,
             coordinates=coordinates,
             margins=margins,
             n_pairs=pairs.size,
+            n_primal=n_primal,
             radius=radius,
-            dual_scalars=np.arange(scalars.size) >= n_primal,
-            squares=(rows**2).sum(axis=1),
-            workspace=np.empty_like(rows),
+            start_weights=weights,
+            squares=np.einsum("ij,ij->i", rows, rows),
+            single=rows.astype(np.float32) if rows.size >= _SINGLE_ENTRIES else None,
             unit=unit,
         )
 
     @property
     def split(self) -> bool:
+        """Whether w is split."""
         return len(self.signs) == 2
 
     @property
     def linear(self) -> bool:
         """Whether it is a linear program, where primal and dual may take steps of unlike length."""
-        return not self.quadratic and all(bound.linear for bound in self.bounds)
+        return not self.quadratic and all(bound.exponent == 1 for bound in self.powers)
 
     def start(self) -> State:
         """A point inside every bound, with weights and reduced costs of the size of their means."""
-        n, d = self.rows.shape
-        size = self.bounds[0].inside if self.bounds else 0.0
+        d = self.rows.shape[1]
+        bounds: list[CapBound | PowerBound] = [*self.caps, *self.powers]
+        size = min(bound.inside for bound in bounds) if self.split else 0.0
         state = State(
             np.full((len(self.signs), d), size),
-            np.ones(self.n_pairs),
-            np.ones(self.n_pairs),
-            np.zeros(self.border.shape[1]),
+            np.zeros(self.n_primal),
+            np.empty(self.n_pairs),
+            np.full(self.n_pairs, 1 / d),
         )
-        state.slacks[self.coordinates] = size
-        state.multipliers[self.coordinates] = 1 / d
-        state.multipliers[self.margins] = 1 / n
-        for bound in self.bounds:
+        state.multipliers[self.margins] = self.start_weights
+        if self.radius is not None:
+            state.scalars[self.radius] = 2 * size or 1.0
+        for cap in self.caps:
+            if cap.radius is not None:  # s is stationary
+                eps = -float(self.border[0, cap.radius])
+                state.multipliers[cap.pairs] = max(eps, _LEAST_EPS) / (2 * d)
+        for bound in self.powers:
             bound.start(size, state)
+        # all margins of w = 0 are 1 above gamma
+        state.scalars[GAMMA] = -1
+        if self.radius is not None:
+            state.scalars[GAMMA] += self.border[0, self.radius] * state.scalars[self.radius]
+        linear = self.linear_slacks(state.coordinates, state.scalars, np.zeros(len(self.rows)))
+        state.slacks[: len(linear)] = linear
         return state
 
-    def equations(self, state: State, scores: Vector, weighted_sum: Vector) -> Equations:
-        """Newton's equations at an iterate, from its scores Z w and the weighted sum Z^T a.
+    def linear_slacks(self, coordinates: Vector, scalars: Vector, scores: Vector) -> Vector:
+        """The slacks of the linear bounds, which come before those of the power bounds."""
+        parts = [coordinates.ravel()] if self.split else []
+        for cap in self.caps:
+            constant = 1.0 if cap.radius is None else 0.0
+            parts.append(constant + cap.slacks(coordinates, scalars))
+        parts.append(scores + self.border[:, : self.n_primal] @ scalars)
+        return np.concatenate(parts)
 
-        The residual of stationarity in x, of the margins' definition, and of stationarity in the
-        scalars, with the contributions of the objective, the coordinates' pairs and the bounds.
+    def settled(self, state: State, scores: Vector) -> State:
+        """A state after a step, its linear slacks computed anew from its scores Z w.
+
+        Where rounding is more than the slack, a share of it is left.
         """
-        x, scalars = state.coordinates, state.scalars
-        d, m = x.shape[1], len(scalars)
-        weights, margins = state.multipliers[self.margins], state.slacks[self.margins]
-        in_t = -(weights @ self.border)
-        in_t[GAMMA] -= 1
-        residual = Unknowns(
-            -self.signs[:, None] * weighted_sum, scores + self.border @ scalars - margins, in_t
-        )
+        slacks = self.linear_slacks(state.coordinates, state.scalars, scores)
+        linear = state.slacks[: len(slacks)]
+        np.maximum(slacks, _LEFT_SLACK * linear, out=linear)
+        return state
+
+    def equations(self, state: State, weighted_sum: Vector) -> Equations:
+        """Newton's equations at an iterate, from its weighted sum Z^T a.
+
+        On the predictor's right side the multipliers of the linear bounds cancel.
+        """
+        x, _, slacks, multipliers = state
+        d, m = x.shape[1], self.border.shape[1]
+        weights = multipliers[self.margins]
+        ratio = multipliers / slacks
+        g = weights @ self.border
+        g[GAMMA] += 1
+        right = Unknowns(self.signs[:, None] * weighted_sum, -slacks[self.margins], g)
         equations = Equations(
-            residual,
+            right,
             P=np.zeros_like(x),
-            coupling=np.zeros(d),
-            E=margins / weights,
+            E=1 / ratio[self.margins],
             B=np.zeros((m, *x.shape)),
             C=np.zeros((m, m)),
         )
         if self.split:
-            reduced = state.multipliers[self.coordinates].reshape(x.shape)
-            residual.coordinates[:] -= reduced
-            equations.P += reduced / x
+            equations.P += ratio[self.coordinates].reshape(x.shape)
         if self.quadratic:
-            residual.coordinates[:] += x / d
+            right.coordinates[:] -= x / d
             equations.P += 1 / d
-        for bound in self.bounds:
-            bound.assemble(equations, state)
+        for cap in self.caps:
+            cap.assemble(equations, ratio)
+        for power in self.powers:
+            power.assemble(equations, state)
         return equations
 
-    def right_side(self, equations: Equations, target: Vector, state: State) -> Unknowns:
-        """A right side whose solution changes slacks * multipliers by `target`, to first order."""
-        right = Unknowns(*(-part for part in equations.residual))
+    def right_side(self, target: Vector, state: State) -> Unknowns:
+        """The right side of the step that changes slacks * multipliers by `target` more than the
+        predictor does, to first order.
+        """
+        force = target / state.slacks
+        right = Unknowns(
+            np.zeros_like(state.coordinates),
+            target[self.margins] / state.multipliers[self.margins],
+            np.zeros(self.border.shape[1]),
+        )
         if self.split:
-            part = target[self.coordinates] / state.slacks[self.coordinates]
-            right.coordinates[:] += part.reshape(right.coordinates.shape)
-        right.weights[:] += target[self.margins] / state.multipliers[self.margins]
-        for bound in self.bounds:
-            bound.aim(right, target, state)
+            right.coordinates[:] = force[self.coordinates].reshape(right.coordinates.shape)
+        for cap in self.caps:
+            cap.aim(right, force)
+        for power in self.powers:
+            right.scalars[power.multiplier] = -target[power.pair] / state.multipliers[power.pair]
         return right
 
-    def step(self, solution: Unknowns, target: Vector, state: State) -> State:
-        """The step of an iterate, its pairs included, from the solution of the equations."""
-        slacks, multipliers = state.slacks, state.multipliers
-        dual, at = np.empty_like(multipliers), self.coordinates
-        x = solution.coordinates.ravel()
+    def step(self, solution: Unknowns, target: Vector | float, state: State) -> State:
+        """The step of an iterate, its pairs included, from the solution of the equations.
+
+        Slacks * multipliers become `target`, to first order.
+        """
+        x, weights, t = solution
+        _, _, slacks, multipliers = state
+        primal, dual = np.empty_like(slacks), np.empty_like(slacks)
         if self.split:
-            dual[at] = (target[at] - multipliers[at] * x) / slacks[at]
-        dual[self.margins] = solution.weights
-        for bound in self.bounds:
-            dual[bound.pairs] = bound.recover(solution, target, state)
-        primal = (target - slacks * dual) / multipliers
-        if self.split:
-            primal[at] = x
-        return State(solution.coordinates, primal, dual, solution.scalars)
+            primal[self.coordinates] = x.ravel()
+        for cap in self.caps:
+            primal[cap.pairs] = cap.slacks(x, t)
+        dual[self.margins] = weights
+        for power in self.powers:
+            dual[power.pair] = t[power.multiplier]
+        # the primal steps of the first pairs are known, and the dual steps of the others
+        first, others = slice(0, self.margins.start), slice(self.margins.start, None)
+        products = target - slacks * multipliers
+        dual[first] = (products[first] - multipliers[first] * primal[first]) / slacks[first]
+        primal[others] = (products[others] - slacks[others] * dual[others]) / multipliers[others]
+        return State(x, t[: self.n_primal], primal, dual)

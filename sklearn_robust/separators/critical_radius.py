@@ -32,10 +32,10 @@ from sklearn_robust.separators._max_margin_form import (
     SOLVER,
     MaxMarginForm,
     SolverFailure,
-    Vector,
     column_sizes,
     over_columns,
 )
+from sklearn_robust.separators._newton_proof import cancels, imbalance
 from sklearn_robust.separators.joint import largest_joint_distance
 from sklearn_robust.separators.largest_factor import largest_factor
 from sklearn_robust.separators.linear_program import solve_linear_program
@@ -192,7 +192,7 @@ def farthest_separator(problem: RobustProblem, answer: Certified) -> Separator:
         answer = replace(answer, coef=np.zeros_like(answer.coef), intercept=0.0, margin=0.0)
         size = largest_sample_norm(problem, norm)
         gap = answer.bound / max(size, answer.bound, np.finfo(np.float64).tiny)
-        if _imbalance(problem, answer.weights) > _TOL_PROOF:
+        if imbalance(problem, answer.weights) > _TOL_PROOF:
             gap = 1.0  # one feature alone may still separate: the zero is not proven
     return Separator.of(problem, norm, answer, gap)
 
@@ -335,7 +335,7 @@ def _largest_plain_distance(plain: RobustProblem, tol: float) -> Certified:
     """
     norm = LpNorm(plain.threat.q).dual
     answer = maximise_margin(plain, norm, tol)
-    if answer.margin > 0:
+    if answer.margin > 0 or cancels(plain, answer.weights):
         return answer
     if isinstance(plain.rows, BlockRows):
         return _proven_on_weighted_rows(plain, answer, tol)
@@ -353,7 +353,7 @@ def _largest_plain_distance(plain: RobustProblem, tol: float) -> Certified:
     form = MaxMarginForm.of(plain, norm)
     found = certify_refined(plain, norm, form, vertex, "linear program", tol)
     best = found.merged(answer)
-    if best.margin <= 0 and _imbalance(plain, found.weights) < _imbalance(plain, best.weights):
+    if best.margin <= 0 and imbalance(plain, found.weights) < imbalance(plain, best.weights):
         best = replace(best, weights=found.weights, bound=found.bound)
     return best
 
@@ -381,13 +381,3 @@ def fixed_features(problem: RobustProblem) -> NDArray[np.intp]:
 def _without_adversary(problem: RobustProblem) -> RobustProblem:
     """The same problem at radius 0, without scales."""
     return replace(problem, threat=LpBall(problem.threat.q, 1.0), radius=np.zeros(1))
-
-
-def _imbalance(problem: RobustProblem, weights: Vector) -> float:
-    """The largest coordinate of Z^T a relative to the sum of its terms' sizes.
-
-    It is rounding if a proves that the data are not separable.
-    """
-    terms = problem.sizes(weights[None])[0]
-    weighted_sum = np.abs(problem.weighted_sum(weights[None])[0])
-    return float(np.max(weighted_sum / np.where(terms > 0, terms, 1.0)))

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import islice
 
+from sklearn_robust._documentation import see
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import certify, feasibility
@@ -96,6 +97,7 @@ def solve_joint_separator(problem: JointProblem, norm: Norm, tol: float = DEFAUL
         f"The solvers neither found a robust separator for eps={eps:.8g} nor proved that there is "
         f"none: eps* lies between {star.margin:.8g} and {star.bound:.8g}. Scale the features to "
         f"similar sizes."
+        f" {see('questions', 'separable_-is-none')}"
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_robust._documentation import see
 from sklearn_robust._parameters import check_exponent, check_number, check_radii
 from sklearn_robust.certificates import Certified, Point, cancelling_weights
 from sklearn_robust.joint import JointProblem
@@ -27,6 +28,7 @@ from sklearn_robust.separators._engine_choice import (
     maximise_margin,
 )
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
+from sklearn_robust.separators._newton_proof import cancels
 from sklearn_robust.separators._worst_points import as_joint, decide_by_worst_points
 from sklearn_robust.separators.conic_separator import certify_direction, maximise_conic_margin
 from sklearn_robust.separators.critical_radius import fixed_features, largest_distance
@@ -322,6 +324,9 @@ def solve_separator(
         answer = solve_conic_separator(problem, norm, tol)
         return Separator.of(problem, norm, answer, answer.gap)
     answer = maximise_margin(problem, norm, tol, start=start)
+    if answer.margin <= 0 and cancels(problem, answer.weights):
+        eps = float(problem.radius[0])
+        raise NotSeparableError(eps, 0.0, answer.weights, problem.fit_intercept)
     # without adversary it is the largest distance in the norm p*, for which there are more methods
     if problem.radius[0] == 0 and answer.gap > tol:
         in_norm = replace(problem, threat=LpBall(norm.dual.p, 1.0))
@@ -373,6 +378,7 @@ def solve_conic_separator(problem: RobustProblem, norm: LpNorm, tol: float) -> C
         f"The solvers neither found a robust separator for threat={problem.threat!r} nor proved "
         f"that there is none: the critical factor lies between {star.margin / unit:.8g} and "
         f"{star.bound / unit:.8g}. Scale the features to similar sizes."
+        f" {see('questions', 'separable_-is-none')}"
     )
 
 
@@ -415,6 +421,7 @@ def _separator_near_eps_star(
         f"The solvers neither found a robust separator for eps={eps:.8g} nor proved that there is "
         f"none: eps* lies between {lower:.8g} and {upper:.8g} ({star.solver}). Scale the features "
         f"to similar sizes."
+        f" {see('questions', 'separable_-is-none')}"
     )
 
 

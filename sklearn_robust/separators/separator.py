@@ -149,6 +149,7 @@ class Separator:
             raise CertificateError(
                 "The certificate needs the data, which copies and pickles of a separator do not "
                 "have. Read it from what the solver returns, before it is copied."
+                f" {see('guide/proofs')}"
             )
         X, y, threat, sample_radius, is_factor = self._data
         labels = np.unique(np.asarray(X.y if y is None else y))
@@ -174,6 +175,7 @@ class Separator:
             raise CertificateError(
                 "An infinite margin has no certificate of a factor: the separator is right at "
                 "every eps. Certify min_norm_separator at some eps."
+                f" {see('guide/proofs')}"
             )
         known = self.margin_bound if self.margin_bound < math.inf else self.margin
         return certify_factor(claim, self.dual_coef, known)
@@ -284,7 +286,8 @@ class NotSeparableError(ValueError):
         super().__init__(
             f"No linear predictor separates the classes with "
             f"{f'eps={eps:.8g}' if threat is None else f'threat={threat}'}: {reason}. Use "
-            f"{remedy}RobustLinearClassifier, which minimises the robust risk instead."
+            f"{remedy}RobustLinearClassifier, which minimises the robust risk instead. "
+            f"{see('guide/separators')}"
         )
         self.eps = eps
         self.eps_star = eps_star
@@ -432,6 +435,7 @@ def _signs(y: NDArray[Any], classes: NDArray[Any], fit_intercept: bool) -> Vecto
             f"y holds only the class {classes[0]!r}, which tells no side of the separator. Use "
             f"labels -1 and +1, or "
             "data of both classes."
+            f" {see('guide/separators')}"
         )
     return y.astype(np.float64)
 
@@ -444,7 +448,7 @@ def warn_of_gap(gap: float, tol: float) -> None:
         warnings.warn(
             f"The separator's certified relative gap is {gap:.2g}, above tol={tol:.2g}. Scale the "
             "features to similar sizes, move eps away from eps*, or accept a larger tol. "
-            f"{see('a-convergencewarning-names-a-gap-may-i-use-the-fit')}",
+            f"{see('questions', 'a-convergencewarning-names-a-gap-may-i-use-the-fit')}",
             ConvergenceWarning,
             stacklevel=3,
         )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_robust._documentation import see
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import best_intercept, certify, robust_margin
@@ -87,6 +88,7 @@ def separate_joint_sums(
         f"The solvers neither found a robust separator for eps={problem.radius:.8g} nor proved "
         f"that there is none: eps* lies between {star.certified.margin:.8g} and "
         f"{star.certified.bound:.8g}. Scale the features to similar sizes."
+        f" {see('questions', 'separable_-is-none')}"
     )
 
 

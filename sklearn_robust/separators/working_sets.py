@@ -31,6 +31,7 @@ from sklearn_robust.certificates import Certified, Point, relative_gap
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import ArrayRows, BlockRows, DenseRows
+from sklearn_robust.rows.arrays import slices
 from sklearn_robust.scaled_norms import WeightedNorm
 from sklearn_robust.separators._max_margin_form import (
     MaxMarginForm,
@@ -424,10 +425,8 @@ def row_blocks(rows: Any) -> Iterator[tuple[slice, Any]]:
             yield at, held
             continue
         n, d = held.shape
-        length = max(1, _SWEEP_ENTRIES // d)
-        for start in range(0, n, length):
-            stop = min(start + length, n)
-            yield slice(at.start + start, at.start + stop), DenseRows(held.X[start:stop])
+        for part in slices(n, max(1, _SWEEP_ENTRIES // d)):
+            yield slice(at.start + part.start, at.start + part.stop), DenseRows(held.X[part])
 
 
 def kept_rows(part: RobustProblem, small: Certified, n_near: int) -> NDArray[np.intp]:

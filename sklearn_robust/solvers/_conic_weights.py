@@ -32,6 +32,7 @@ from sklearn_robust._conic_sets import (
     prove_inseparable,
     solve_program,
 )
+from sklearn_robust._documentation import see
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import DenseRows, GramRows, SparseRows
 from sklearn_robust.solvers._newton_rules import MarginHessian
@@ -54,6 +55,7 @@ def moments_of(problem: RobustProblem) -> GramRows:
             f"The minimiser of the robust risk for threat={type(problem.threat).__name__} needs "
             f"the moments of GramRows, which X={type(problem.X).__name__} does not offer: write "
             f"them, or use an LpBall."
+            f" {see('extending')}"
         )
     return problem.rows
 

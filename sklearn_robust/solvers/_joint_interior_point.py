@@ -82,7 +82,7 @@ class InteriorPoint:
         run = self.run
         cones = self._first_cones()
         last_length, n_centrings = 1.0, 0
-        at = self.model.at(run.coef, self._norms(cones))
+        at = self.model.at(run.coef, self._norms(cones), hold=True)
         while not run.ends(at, self._slopes(at, cones)) and self.n_newton < self.max_iter:
             if self.n_newton >= _PATIENCE and not run.bounds.proven and run.recedes():
                 return
@@ -90,7 +90,7 @@ class InteriorPoint:
             if cones is None:
                 if not self._newton_step(at):
                     return
-                at = self.model.at(run.coef, at.pairs)
+                at = self.model.at(run.coef, at.pairs, hold=True)
                 continue
             moved = self._cone_step(at, cones, last_length >= _LONG)
             length = 0.0
@@ -103,7 +103,7 @@ class InteriorPoint:
                     return
                 smoothing = _WIDER**n_centrings * self._smoothing_like(cones)
                 cones = self._centred(smoothing)
-                at = self.model.at(run.coef, cones.t)
+                at = self.model.at(run.coef, cones.t, hold=True)
                 n_centrings += 1
                 last_length = self.widened = 1.0
 
@@ -123,7 +123,7 @@ class InteriorPoint:
         to which Newton's method with sufficient decrease leads from any start.
         """
         run = self.run
-        now = smoothed_risk(self.model, self.differences, run.coef, smoothing)
+        now = smoothed_risk(self.model, self.differences, run.coef, smoothing, hold=True)
         last = min(self.max_iter, self.n_newton + _CENTRING_STEPS)
         while True:
             cones = self._cones(smoothing)
@@ -141,7 +141,7 @@ class InteriorPoint:
             value, length = now.point.release().value, 1.0
             for _ in range(_STEP_HALVINGS):
                 coef = run.coef + length * step
-                moved = smoothed_risk(self.model, self.differences, coef, smoothing)
+                moved = smoothed_risk(self.model, self.differences, coef, smoothing, hold=True)
                 if moved.point.value <= value - _SUFFICIENT * length * decrease:
                     break
                 length *= 0.5
@@ -242,7 +242,7 @@ class InteriorPoint:
         for _ in range(_MAX_QUARTERINGS):
             moved = copy.copy(cones)
             coef = run.coef + moved.move(changes, step.pairs, share) * step.coef
-            new = self.model.at(coef, moved.t)
+            new = self.model.at(coef, moved.t, hold=True)
             # the sum of products bounds what a step towards smaller ones may cost
             if new.value <= value + max(total, least):
                 run.coef = coef

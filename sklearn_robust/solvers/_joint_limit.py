@@ -203,7 +203,6 @@ class _Limit:
             gradient_tol=_ACCURACY * ridge * size,
             memory=_MEMORY,
         )
-        end.point.release()
         self.n_iter = max(self.n_iter, before + 1)  # so that the stages come to an end
         return end
 

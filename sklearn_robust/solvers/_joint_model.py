@@ -90,7 +90,7 @@ class RiskWeights:
     log_risk : float
     weights : ndarray of shape (K, n) or None
         The weights of the pairs of a sample and a rival, 0 at the class of a sample; None where
-        they were released.
+        they are not held.
     of_sample, curvature : ndarray of shape (n,)
         The weight of each sample and its curvature.
     smallest_margin : float
@@ -132,7 +132,7 @@ class RiskPoint(RiskWeights):
     gradient: Direction
 
     def release(self) -> RiskPoint:
-        """Give the memory of the weights back; `JointModel.weight_blocks` computes them anew."""
+        """Give back the memory of weights that are held."""
         self.weights = None
         return self
 
@@ -162,6 +162,11 @@ class Derivatives:
         self._total += by_rival.sum(axis=1, keepdims=True)
         self._of_rows += rows.weighted_sum(by_rival)
         by_rival[own] = 0.0
+
+    def scale(self, factor: float) -> None:
+        """Multiply what was added so far."""
+        for sums in (self.class_sums, self._total, self._of_rows):
+            sums *= factor
 
     def direction(self) -> Direction:
         """The sums over all blocks."""
@@ -257,12 +262,33 @@ class JointModel:
 
     # -- value, gradient, products with the Hessian
 
-    def at(self, coef: np.ndarray, pairs: np.ndarray) -> RiskPoint:
-        """The risk at coefficients (K, d + 1) and norms of the pairs (P,), with its gradient."""
-        found = self.weights_at(coef, pairs)
-        assert found.weights is not None
-        sums = self._sums(found.weights)
+    def at(self, coef: np.ndarray, pairs: np.ndarray, *, hold: bool = False) -> RiskPoint:
+        """The risk at coefficients (K, d + 1) and norms of the pairs (P,), with its gradient.
+
+        Products with the Hessian take the weights of the point, (K, n). It has them with `hold`;
+        otherwise those of a block of samples are gone with the block.
+        """
+        n = len(self.problem.y)
+        sums, soft_margins = Derivatives(self), np.empty(n)
+        weights = np.empty((self.problem.n_classes, n)) if hold else None
+        total = -math.inf  # the log-risk of the blocks so far, which the sums are relative to
+        for at, rows, shares, of_block in self._shares(coef, pairs):
+            soft_margins[at] = of_block
+            if weights is not None:
+                weights[:, at] = shares
+            if not self.used[at].any():
+                continue
+            log_risk, of_sample = self.loss.log_risk_and_weights(of_block, self.log_weight[at])
+            if log_risk == -math.inf:
+                continue
+            last, total = total, float(np.logaddexp(total, log_risk))
+            sums.scale(math.exp(last - total))
+            shares *= math.exp(log_risk - total) * of_sample
+            sums.add(shares, at, rows)
+        found = self._risk_weights(soft_margins, weights)
         value = self.value_of(found.log_risk)
+        if not self.logarithmic:
+            sums.scale(value)
         return RiskPoint(
             **vars(found),
             coef=coef,
@@ -280,43 +306,48 @@ class JointModel:
         """The weights at coefficients (K, d + 1) and norms of the pairs (P,)."""
         n = len(self.problem.y)
         weights, soft_margins = np.empty((self.problem.n_classes, n)), np.empty(n)
-        for at, shares, of_block in self._shares(coef, pairs):
+        for at, _, shares, of_block in self._shares(coef, pairs):
             weights[:, at], soft_margins[at] = shares, of_block
+        return self._risk_weights(soft_margins, weights)
+
+    def _risk_weights(self, soft_margins: np.ndarray, shares: np.ndarray | None) -> RiskWeights:
+        """The weights at soft margins (n,), and shares of the rivals (K, n), in the place of these,
+        or without those of the rivals.
+        """
         log_risk, of_sample = self.loss.log_risk_and_weights(soft_margins, self.log_weight)
         curvature = self.loss.curvature(soft_margins, of_sample)
         if not self.logarithmic:
             value = math.exp(log_risk)
             of_sample, curvature = value * of_sample, value * curvature
-        for at, _ in self.blocks():
-            weights[:, at] *= of_sample[at]
+        if shares is not None:
+            for at, _ in self.problem.blocks():
+                shares[:, at] *= of_sample[at]
         smallest = float(soft_margins[self.used].min())
-        return RiskWeights(float(log_risk), weights, of_sample, curvature, smallest)
+        return RiskWeights(float(log_risk), shares, of_sample, curvature, smallest)
 
     def log_risk(self, coef: np.ndarray, pairs: np.ndarray) -> float:
         """The log-risk alone."""
         soft_margins = np.empty(len(self.problem.y))
-        for at, _, of_block in self._shares(coef, pairs):
+        for at, _, _, of_block in self._shares(coef, pairs):
             soft_margins[at] = of_block
         return float(self.loss.log_risk_and_weights(soft_margins, self.log_weight)[0])
 
     def weight_blocks(self, point: RiskPoint) -> Iterator[tuple[slice, np.ndarray]]:
         """The weights at a point (K, m), a block at a time, which may be written to."""
         if point.weights is None:
-            for at, shares, _ in self._shares(point.coef, point.pairs):
-                yield at, shares * point.of_sample[at]
+            for at, _, shares, _ in self._shares(point.coef, point.pairs):
+                shares *= point.of_sample[at]
+                yield at, shares
             return
         for at, _ in self.blocks():
             yield at, point.weights[:, at].copy()
 
     def derivatives(self, weights: np.ndarray) -> Direction:
         """The derivatives by the unknowns that weights (K, n) make."""
-        return self._sums(weights).direction()
-
-    def _sums(self, weights: np.ndarray) -> Derivatives:
         sums = Derivatives(self)
         for at, rows in self.blocks():
             sums.add(weights[:, at], at, rows)
-        return sums
+        return sums.direction()
 
     def move_weights(self, weights: np.ndarray, theta: np.ndarray) -> None:
         r"""Multiply weights (K, n) by :math:`\max(1 + (\theta_k - \theta_{y_i}) \cdot x_i, 0)`."""
@@ -349,8 +380,10 @@ class JointModel:
 
     def _shares(
         self, coef: np.ndarray, pairs: np.ndarray
-    ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """The rivals' shares (K, m), of sum 1, and the soft margins (m,), a block at a time."""
+    ) -> Iterator[tuple[slice, Rows, np.ndarray, np.ndarray]]:
+        """The rows, the rivals' shares (K, m), of sum 1, and the soft margins (m,), a block at a
+        time.
+        """
         penalties = self._penalties(pairs)
         for at, rows in self.blocks():
             shares, own = self.scores(coef, rows), self.problem.y[at]
@@ -366,7 +399,7 @@ class JointModel:
             np.exp(shares, out=shares)
             total = shares.sum(axis=0)
             shares /= total
-            yield at, shares, correct - largest - np.log(total)
+            yield at, rows, shares, correct - largest - np.log(total)
 
     def _penalties(self, pairs: np.ndarray) -> np.ndarray:
         """The symmetric penalties (K, K) of the norms of the pairs (P,)."""

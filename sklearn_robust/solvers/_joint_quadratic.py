@@ -41,7 +41,7 @@ class QuadraticModel(JointModel):
         self.around = around
         self.hessian = np.triu(hessian) + np.triu(hessian, 1).T
 
-    def at(self, coef: np.ndarray, pairs: np.ndarray) -> RiskPoint:
+    def at(self, coef: np.ndarray, pairs: np.ndarray, *, hold: bool = False) -> RiskPoint:
         around = self.around
         step = Direction(coef - around.coef, pairs - around.pairs)
         change = self._product(step)

@@ -88,11 +88,9 @@ def recession(model: JointModel, differences: PairDifferences) -> Recession | No
     conic.add_zero_sum(w, K)
     conic.linear = dict.fromkeys(range(xi.start, xi.stop), -1.0)
     try:
-        if conic.is_linear:
-            x, _ = conic.solve_linear()
-        else:
+        if not conic.is_linear:
             conic.square, conic.square_weight = w, _RIDGE
-            x, _ = conic.solve(static_regularization_constant=_REGULARISATION)
+        x, _ = conic.solve(static_regularization_constant=_REGULARISATION)
     except SolverFailure:
         return None
     moved = x[xi] > _GROWS

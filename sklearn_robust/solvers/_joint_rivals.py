@@ -57,7 +57,7 @@ class RivalModel(JointModel):
         self._samples, self._rivals = np.nonzero(near.T)
         self._own = self.problem.y[self._samples]
 
-    def at(self, coef: np.ndarray, pairs: np.ndarray) -> RiskPoint:
+    def at(self, coef: np.ndarray, pairs: np.ndarray, *, hold: bool = False) -> RiskPoint:
         """The risk at coefficients (K, d + 1) and norms of the pairs (P,), with its gradient."""
         log_risk, weights = self._log_risk_and_weights(coef, pairs)
         K = self.problem.n_classes

@@ -58,7 +58,7 @@ def _ends_stage(run: JointRun, shrink: float, max_iter: int) -> bool:
         judged = gap(coef, point) <= max(run.tol, _PRICES * shrink * penalty)
         return judged
 
-    point = run.descend(smoothing, shrink, max_iter, ends).point.release()
+    point = run.descend(smoothing, shrink, max_iter, ends).point
     if run.stopped:
         return True
     if separates(point):  # at a radius below the problem's

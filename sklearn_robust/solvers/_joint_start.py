@@ -206,12 +206,16 @@ def smoothed_risk(
     coef: np.ndarray,
     smoothing: float,
     shrink: float = 0.0,
+    *,
+    hold: bool = False,
 ) -> SmoothedRisk:
-    """The smoothed risk of coefficients (K, d + 1) at the radius times 1 - shrink."""
+    """The smoothed risk of coefficients (K, d + 1) at the radius times 1 - shrink; for `hold` see
+    `JointModel.at`.
+    """
     norms = np.zeros(len(model.low))
     for at in differences.blocks():
         norms[at] = differences.smoothed(coef, smoothing, at)[0]
-    point = model.at(coef, (1 - shrink) * norms)
+    point = model.at(coef, (1 - shrink) * norms, hold=hold)
     gradient = point.gradient.coef.copy()
     for at in differences.blocks():
         slopes = differences.smoothed(coef, smoothing, at)[1]
@@ -267,7 +271,7 @@ def descend(
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
         smoothed = smoothed_risk(model, differences, x.reshape(shape), smoothing, shrink)
         last.clear()
-        last[x.tobytes()] = smoothed.point.release()
+        last[x.tobytes()] = smoothed.point
         if not ridge:
             return smoothed.point.value, smoothed.gradient.ravel()
         W = x.reshape(shape)[:, :-1]

@@ -49,6 +49,7 @@ _SLOW = 0.2  # ratio of successive changes of x above which the Cholesky factor 
 _CHEAP_FACTOR = 100  # coordinates up to which a factor costs less than a step without it
 _STALLS = 2  # shortened steps without a decrease after which the method ends
 _STEPS_A_FACE = 4  # steps at most, for each face that an active-set method might try
+_FACES_A_STEP = 4  # at q = 2 one step does as much for the risk as so many faces
 _MAX_SUM_STEPS = 100  # Newton steps at most in `_split_sum`, which takes a few
 
 
@@ -207,7 +208,7 @@ class _Model:
             return self._on_faces(_SignFaces(self), x, max_faces)
         if self.norm.p == math.inf:
             return self._on_faces(_TieFaces(self), x, max_faces)
-        steps = max_faces if self.norm.p == 2 else _STEPS_A_FACE * max_faces
+        steps = max_faces // _FACES_A_STEP if self.norm.p == 2 else _STEPS_A_FACE * max_faces
         return _SmoothNorm(self).minimiser(x, unpenalised, steps)
 
     def _on_faces(self, faces: _Faces, x: np.ndarray, max_faces: int) -> tuple[np.ndarray, bool]:

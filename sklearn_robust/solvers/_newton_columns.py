@@ -13,7 +13,7 @@ from sklearn_robust.solvers import _newton_rules as rules
 from sklearn_robust.solvers._risk_model import Gradient
 
 # share of the bound eps s_j sum a, above which |Z^T a|_j brings column j into the Hessian
-_NEAR_BOUND = 0.9
+_NEAR_BOUND = 0.8
 _COLUMNS = 400  # columns that are always allowed; otherwise twice those of nonzero coefficients
 _MOST_COLUMNS = 3000  # columns above which the method stops short
 _ALL_COLUMNS = 100  # features up to which the Hessian has every column

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
 
-from sklearn_robust.losses import MarginLoss
+from sklearn_robust.losses import MarginLoss, log_odds_slope
 from sklearn_robust.problems import RobustProblem
 
 # Levenberg's damping, as a share of the Hessian's diagonal
@@ -41,6 +42,17 @@ LOPSIDED = 0.5
 FACES = 100  # near the minimiser of the risk
 FACES_FAR = 4  # far from it
 MAX_REFINEMENTS = 3  # solves that remove a Hessian's rounding from the weights
+
+
+def intercept_at_zero(problem: RobustProblem, loss: MarginLoss) -> float | None:
+    """The best intercept at w = 0: slope times it is the log-odds of the classes; None where the
+    loss has no such slope.
+    """
+    slope = log_odds_slope(loss)
+    if slope is None:
+        return None
+    up = float(np.exp(problem.log_weight[0]) @ (problem.y[0] > 0))
+    return math.log(up / (1 - up)) / slope if problem.fit_intercept and 0 < up < 1 else 0.0
 
 
 @dataclass(frozen=True)

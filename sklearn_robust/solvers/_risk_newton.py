@@ -14,7 +14,7 @@ import numpy as np
 from scipy.linalg import LinAlgError
 
 from sklearn_robust.certificates import cancelling_weights, proves_not_separable
-from sklearn_robust.losses import MarginLoss, log_odds_slope
+from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import GramRows
 from sklearn_robust.solvers import _newton_rules as rules
@@ -239,9 +239,9 @@ class _Newton:
 
     def _start(self, start: np.ndarray) -> _Point:
         """The point of these coefficients (1, d) with the best intercept."""
-        slope = log_odds_slope(self.loss)
-        if slope is not None and not start.any():
-            return self._zero(slope)
+        at_zero = rules.intercept_at_zero(self.problem, self.loss)
+        if at_zero is not None and not start.any():
+            return self._zero(at_zero)
         scores = self.problem.signed_scores(start)
         penalty = self.problem.penalty(start)
         now = self.problem.evaluate_scores(self.loss, scores, penalty)
@@ -256,12 +256,8 @@ class _Newton:
             float(penalty[0]),
         )
 
-    def _zero(self, slope: float) -> _Point:
-        """The point of w = 0: slope times the best score is the log-odds of the classes."""
-        intercept = 0.0
-        up = float(np.exp(self.log_weight) @ (self.y > 0))
-        if self.problem.fit_intercept and 0 < up < 1:
-            intercept = math.log(up / (1 - up)) / slope
+    def _zero(self, intercept: float) -> _Point:
+        """The point of w = 0 with this intercept."""
         scores = intercept * self.y
         at = _Point(
             np.zeros(self.problem.n_features), intercept, scores, scores, math.nan, scores, 0.0

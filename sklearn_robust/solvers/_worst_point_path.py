@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sklearn_robust._documentation import see
 from sklearn_robust.certificates import Certified, over_size, relative_gap, robust_margin
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
@@ -154,6 +155,7 @@ class _Path:
                 f"The path of steepest descent needs sets with ends, got "
                 f"threat={type(self.problem.threat).__name__} without one: use solver='auto' or "
                 f"'exact', which compute its limit."
+                f" {see('guide/solvers')}"
             )
 
     def point(self, coef: np.ndarray, last: Evaluation | None = None) -> _Point:

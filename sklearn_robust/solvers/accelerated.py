@@ -19,6 +19,7 @@ from typing import Self
 import numpy as np
 
 from sklearn_robust._array_api import Array, like, namespace, to_numpy
+from sklearn_robust._documentation import see
 from sklearn_robust.certificates import (
     best_intercept,
     certify,
@@ -135,6 +136,7 @@ def accelerated_margin(
         raise ValueError(
             f"The accelerated solver needs a geometry p in (1, 2], got {given}. Use the solver "
             f"'steepest_descent' for the path of this geometry, or 'exact' for its limit."
+            f" {see('guide/solvers')}"
         )
     problem.require_one_set("The accelerated solver", one_radius=True)
     require(problem.threat, ProximalThreat, "the accelerated solver")

@@ -1,9 +1,9 @@
 r"""The minimiser of the robust risk where the data are not robustly separable.
 
-Newton's method on the log-risk comes with the weights that certify it. L-BFGS-B takes over for too
-many columns, for rows that offer products only, and where Newton's method stops short. Both serve
-l_q balls; for any other conic set the step of Newton's method is a cone program, and for samples
-with very many sets the whole problem is one.
+Newton's method on the log-risk comes with the weights that certify it. For many columns, and rows
+that offer products only, a quasi-Newton method comes first where q is 1 or 2; L-BFGS-B takes over
+where both stop short. All three serve l_q balls; for any other conic set the step of Newton's
+method is a cone program, and for samples with very many sets the whole problem is one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from sklearn_robust.solvers._risk_conic import conic_newton
 from sklearn_robust.solvers._risk_lbfgs import lbfgs
 from sklearn_robust.solvers._risk_newton import newton
 from sklearn_robust.solvers._risk_programs import minimise_by_program
+from sklearn_robust.solvers._risk_quasi_newton import affordable_iterations, quasi_newton, serves
 from sklearn_robust.solvers.solution import Monitor, Monitoring, Solution, stack_solutions
 from sklearn_robust.threats import ProximalThreat, is_ball, offers
 
@@ -203,12 +204,18 @@ class _OneProblem:
         return solution, self.record(n_iter, solution, last=True)
 
     def _search(self, start: np.ndarray) -> tuple[Solution | None, np.ndarray, int]:
-        """Newton's method, and where it stops short L-BFGS-B and Newton's method again."""
+        """The methods in turn: quasi-Newton, Newton's, L-BFGS-B, and Newton's again."""
         if isinstance(self.problem.adversary, Boxes):
             return self._search_on_boxes(start)
         if isinstance(self.problem.adversary, OwnSets):
             return self._search_by_program(start)
-        solution, coef, n_iter = self._newton(start, before=0)
+        solution: Solution | None = None
+        coef, n_iter = start, 0
+        if self._against_ball and serves(self.problem):
+            solution, coef, n_iter = self._quasi_newton(start)
+        if solution is None and n_iter < self.max_iter:
+            solution, coef, more = self._newton(coef, before=n_iter)
+            n_iter += more
         if solution is None and n_iter < self.max_iter and self._against_ball:
             coef, more = lbfgs(
                 self.problem,
@@ -267,6 +274,18 @@ class _OneProblem:
     def _against_ball(self) -> bool:
         """Whether the samples have multiples of one l_q ball."""
         return self.problem.shares_set and is_ball(self.problem.threat)
+
+    def _quasi_newton(self, start: np.ndarray) -> tuple[Solution | None, np.ndarray, int]:
+        """The quasi-Newton method, for no longer than Newton's method takes."""
+        return quasi_newton(
+            self.problem,
+            self.loss,
+            start,
+            max_iter=int(min(self.max_iter, affordable_iterations(self.problem))),
+            tol=self.tol,
+            certify=self.certified,
+            record=self._record_from(0),
+        )
 
     def _newton(self, start: np.ndarray, *, before: int) -> tuple[Solution | None, np.ndarray, int]:
         """Newton's method, after so many iterations of others."""

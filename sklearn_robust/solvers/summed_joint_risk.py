@@ -133,7 +133,7 @@ class SummedJointModel(JointModel):
         self.function = sums.RiskFunction(loss, units)
         self.n_samples = int(problem.survey.counts.sum())
 
-    def at(self, coef: np.ndarray, pairs: np.ndarray) -> RiskPoint:
+    def at(self, coef: np.ndarray, pairs: np.ndarray, *, hold: bool = False) -> RiskPoint:
         return self.with_hessian(coef, pairs, None)[0]
 
     def with_hessian(

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.linalg import LinAlgError
 
+from sklearn_robust._documentation import see
 from sklearn_robust.certificates import over_size
 from sklearn_robust.losses import Exponential, SummableLoss, log_odds_slope
 from sklearn_robust.norms import Norm
@@ -279,6 +280,7 @@ class _SweepNewton:
                 f"The Hessian of the risk needs more than {self.choice.most} of the "
                 f"{len(now.at.coef)} columns of X. Use q_pert=numpy.inf with a larger eps, which "
                 f"uses few columns, fewer features, or an array in memory."
+                f" {see('guide/larger_than_memory')}"
             )
         taken = now.moments
         if (

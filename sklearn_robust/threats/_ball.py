@@ -20,10 +20,10 @@ from sklearn_robust.threats._cones import ball_rows
 from sklearn_robust.threats._interface import ConicSet
 from sklearn_robust.threats._limits import (
     CappedBall,
+    LimitedBalls,
     bound_limits,
     check_limits,
     dense,
-    room,
 )
 from sklearn_robust.threats._members import Scaled, per_feature
 from sklearn_robust.threats._mixin import ThreatMixin
@@ -367,7 +367,8 @@ class Balls(Scaled):
     def limited(self, X: np.ndarray, clip: Any) -> Any:
         """The part of the balls in the limits of the samples."""
         if self.threat.q < math.inf:
-            return self.within(*room(X, clip))
+            eps = np.asarray(self.radius) * self.threat.eps
+            return LimitedBalls(self.threat.q, eps, self.threat.scale, X, clip)
         reach = self._reach()
         return LimitedBoxes(-reach, reach, X, clip)
 

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn_robust._array_api import Array, like, namespace
 from sklearn_robust.threats._available import available_if
 from sklearn_robust.threats._cones import box_rows
+from sklearn_robust.threats._decisions import decide
 from sklearn_robust.threats._interface import ConicSet
 from sklearn_robust.threats._limits import bound_limits, check_limits, dense, room
 from sklearn_robust.threats._members import check_numbers, per_feature, times
@@ -264,6 +265,14 @@ class LimitedBoxes(Box):
         # samples outside of the limits, without a value, or without a bound
         known = inside and np.isfinite(total).all()
         return total if known else super().supports(V)
+
+    def reaches(self, v: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Whether the support functions in directions (d,) or (n, d) are at least numbers (n,)."""
+        reach = np.where(v > 0, self.reach_above, -np.asarray(self.reach_below))
+        reached, open_ = decide(np.inf, self.X, v, self.limits, reach, None, values)
+        if open_.any():
+            reached[open_] = (self.support(v) >= values)[open_]
+        return reached
 
 
 def _opposite(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sklearn_robust._array_api import Array, like
+from sklearn_robust._documentation import see
 from sklearn_robust.threats._ball import LpBall, check_scale, is_ball
 from sklearn_robust.threats._interface import ConicThreat, KinkedThreat, ProximalThreat, Threat
 from sklearn_robust.threats._members import Nothing, bind, is_by_class, is_per_sample
@@ -29,6 +30,7 @@ def require_ball(
     if not is_ball(threat):
         raise ValueError(
             f"{_capital(solver)} serves l_q balls only, got threat={_name(threat)}: {remedy}."
+            f" {see('guide/adversaries')}"
         )
     return threat
 
@@ -67,6 +69,7 @@ def require(threat: Any, protocol: type, solver: str) -> None:
         raise ValueError(
             f"{_capital(solver)} needs {' and '.join(missing)} of a threat, which "
             f"threat={_name(threat)} does not offer: {_REMEDY[protocol]}."
+            f" {see('guide/adversaries')}"
         )
 
 
@@ -126,6 +129,7 @@ def check_is_threat(threat: Any) -> None:
             f"threat must be an LpBall or an object with `symmetric` and `worst(v)`, got "
             f"{threat!r}{lacking and f', which lacks {lacking}'}: for an l_q ball use "
             f"LpBall(q, eps)."
+            f" {see('guide/adversaries')}"
         )
 
 
@@ -147,6 +151,7 @@ def check_threat(threat: Any, one: Array) -> None:
         raise ValueError(
             f"threat must be symmetric, with -delta for every delta, got threat={_name(threat)} of "
             f"symmetric={threat.symmetric!r}: use the smallest symmetric set that holds it."
+            f" {see('guide/adversaries')}"
         )
     _check_shape(threat, one)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from sklearn_robust._documentation import see
 from sklearn_robust.threats._interface import ConicSet
 
 
@@ -111,6 +112,7 @@ def program_of(threat: Any) -> tuple[ConicSet, np.ndarray]:
         raise ValueError(
             f"An intersection needs conic of the sets in it, which {threat!r} does not offer: use "
             f"boxes, l_q balls of q = 1, 2 or inf, or sets that have it."
+            f" {see('guide/adversaries')}"
         )
     rows = ConicSet(*threat.conic())
     return rows, np.zeros(rows.F.shape[1], dtype=bool)

@@ -25,7 +25,7 @@ from sklearn_robust.threats._members import (
     support,
 )
 from sklearn_robust.threats._mixin import ThreatMixin
-from sklearn_robust.threats._programs import worst_point
+from sklearn_robust.threats._programs import Program
 
 
 class Intersection(Composite):
@@ -133,6 +133,10 @@ class ProgramSet(ThreatMixin):
     def _program(self) -> tuple[ConicSet, np.ndarray]:
         return intersected(self.parts)
 
+    @cached_property
+    def _worst_points(self) -> Program:
+        return Program(*self._program)
+
     def _is_convex(self) -> bool:
         return bool(self.convex) and all(hasattr(part, "conic") for part in self.parts)
 
@@ -150,11 +154,9 @@ class ProgramSet(ThreatMixin):
         return self._solved(v)[0]
 
     def _solved(self, v: Array) -> tuple[Array, Array]:
-        rows, integer = self.program()
         bounded = any(_is_bounded(part, v.shape[-1]) for part in self.parts)
-        found = [
-            worst_point(rows, integer, row, bounded=bounded) for row in v.reshape(-1, v.shape[-1])
-        ]
+        rows = v.reshape(-1, v.shape[-1])
+        found = [self._worst_points.worst(row, bounded=bounded) for row in rows]
         points = np.array([point for point, _ in found]).reshape(v.shape)
         return points, np.array([value for _, value in found]).reshape(v.shape[:-1])
 

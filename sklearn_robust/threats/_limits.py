@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from sklearn_robust._array_api import Array
+from sklearn_robust._documentation import see
 from sklearn_robust._rays import ray_length
 from sklearn_robust.threats._available import available_if
 from sklearn_robust.threats._cones import ball_rows, box_rows, stacked
+from sklearn_robust.threats._decisions import decide
 from sklearn_robust.threats._interface import ConicSet
 
 _FIRST_FEATURES = 16  # features that are sorted, where they use up an l_1 ball
@@ -86,6 +89,7 @@ def _inside_limits(X: np.ndarray, clip: Any) -> np.ndarray | None:
         raise ValueError(
             f"clip must hold every sample before it is perturbed, but X holds {value:g}. Widen "
             f"clip={clip!r}, or scale X."
+            f" {see('guide/budgets')}"
         )
     return known
 
@@ -184,11 +188,15 @@ class CappedBall:
         lower, upper = np.asarray(self.lower), np.asarray(self.upper)
         return stacked([ball_rows(self.q, float(self.eps), scale), box_rows(lower, upper)])
 
+    def _room(self, v: Array) -> Array:
+        """The room of each feature in the direction of v."""
+        return np.where(v > 0, self.upper, -np.asarray(self.lower))
+
     def _rooms(self, v: Array) -> tuple[Array, Array, Array]:
         """The gain of each feature for a unit of its scale, its room, in these, and the radii."""
         scale = np.ones(v.shape[-1]) if self.scale is None else self.scale
         gain = scale * np.abs(v)
-        move = np.where(v > 0, self.upper, -np.asarray(self.lower))
+        move = self._room(v)
         with np.errstate(over="ignore"):  # limits far away for a small scale
             move = np.where(gain > 0, move / np.where(scale > 0, scale, 1.0), 0.0)
         eps = np.broadcast_to(
@@ -209,6 +217,59 @@ class CappedBall:
         unit = np.where(eps > 0, eps, 1.0)
         level = ray_length(rate**self.q, (np.minimum(move, unit) / unit) ** self.q)
         return gain, np.where(eps > 0, np.minimum(move, unit * level ** (1 / self.q) * rate), 0.0)
+
+
+class LimitedBalls(CappedBall):
+    """The l_q balls of n samples, each within the limits of the data.
+
+    The rooms of the features are computed where they are asked for.
+
+    Parameters
+    ----------
+    q, eps, scale
+        As for `CappedBall`.
+    X : ndarray of shape (n, d), or (d,) for one sample
+    limits : pair (low, high)
+    """
+
+    def __init__(self, q: float, eps: Any, scale: Any, X: np.ndarray, limits: Any) -> None:
+        self.q, self.eps = q, eps
+        self.scale = scale
+        self.X, self.limits = X, limits
+
+    @cached_property
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        return room(self.X, self.limits)
+
+    @property
+    def lower(self) -> np.ndarray:
+        """The room below, of the shape of X."""
+        return self._bounds[0]
+
+    @property
+    def upper(self) -> np.ndarray:
+        """The room above, of the shape of X."""
+        return self._bounds[1]
+
+    def _room(self, v: Array) -> Array:
+        low, high = self.limits
+        move = np.where(v > 0, high - self.X, self.X - low)
+        # samples outside of the limits, or without a value
+        return move if np.min(move, initial=0.0) >= 0 else super()._room(v)
+
+    def reaches(self, v: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Whether the support functions in directions (d,) or (n, d) are at least numbers (n,)."""
+        reached, open_ = decide(self.q, self.X, v, self.limits, self.eps, self.scale, values)
+        if open_.any():
+            eps = np.broadcast_to(self.eps, len(open_))[open_]
+            rest = LimitedBalls(self.q, eps, self.scale, self.X[open_], self.limits)
+            reached[open_] = rest.support(_rows(v, open_)) >= values[open_]
+        return reached
+
+
+def _rows(v: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Some rows of an array (n, d); the one (d,) of all."""
+    return v if v.ndim == 1 else v[chosen]
 
 
 def _in_order(move: np.ndarray, eps: np.ndarray) -> np.ndarray:

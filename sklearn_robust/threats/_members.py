@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sklearn_robust._array_api import Array, namespace
+from sklearn_robust._documentation import see
 from sklearn_robust.threats._available import available_if
 from sklearn_robust.threats._cones import box_rows, scaled_cones
 from sklearn_robust.threats._interface import ConicSet
@@ -26,6 +27,16 @@ def supports(threat: Any, V: np.ndarray) -> np.ndarray:
         found: np.ndarray = threat.supports(V)
         return found
     return np.stack([support(threat, v) for v in V], axis=-1)
+
+
+def reaches(threat: Any, v: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Whether the support functions of the sets of n samples in directions (d,) or (n, d) are at
+    least numbers: (n,) -> (n,).
+    """
+    if hasattr(threat, "reaches"):
+        found: np.ndarray = threat.reaches(v, values)
+        return found
+    return np.asarray(support(threat, v) >= values)
 
 
 def is_per_sample(threat: Any) -> bool:
@@ -201,6 +212,7 @@ def positions(features: Iterable[Any], n_features: int, names: Any, parameter: s
             raise ValueError(
                 f"{parameter} names the feature {feature!r}, but X has no feature names. Use a "
                 f"frame with named columns, or positions."
+                f" {see('guide/budgets')}"
             )
         if named and feature in known:  # type: ignore[operator]
             found.append(known.index(feature))  # type: ignore[union-attr]
@@ -211,6 +223,7 @@ def positions(features: Iterable[Any], n_features: int, names: Any, parameter: s
             raise ValueError(
                 f"{parameter} names a feature that X does not have: {feature!r}. Its features are "
                 f"{there}."
+                f" {see('guide/budgets')}"
             )
     return np.array(found, dtype=np.intp)
 

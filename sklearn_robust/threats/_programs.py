@@ -8,6 +8,9 @@ which that integer is 0 or 1.
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import Any
+
 import numpy as np
 from scipy import sparse
 
@@ -22,80 +25,78 @@ _MAX_PROGRAMS = 2000  # programs of a branch and bound; most end after a few
 _SURE = 1e-9  # gain, relative to the best, below which a branch is not followed
 
 
-def worst_point(
-    rows: ConicSet, integer: np.ndarray, v: np.ndarray, *, bounded: bool = True
-) -> tuple[np.ndarray, float]:
-    r"""A point at which :math:`\langle v, x \rangle` is largest, and that value; the value is
-    infinite where there is no bound, and the point then a ray.
+class Program:
+    """The worst points of a conic set, some of whose s are integers, 0 or 1.
 
     Parameters
     ----------
     rows : ConicSet
-    integer : bool array of shape (number of s,)
-        Which s are integers, 0 or 1.
-    v : ndarray of shape (d,)
-    bounded : bool
-        Whether the set is known to have no ray.
-
-    Raises
-    ------
-    RuntimeError
-        Where a program has no solution that its solver finds, or the branch and bound does not end.
+    integer : bool array of shape (number of s,), optional
+        Which s are integers; none by default.
     """
-    d = len(v)
-    size = float(np.max(np.abs(v), initial=0.0))
-    if size == 0:
-        return np.zeros(d), 0.0
-    program = _Program(rows, v / size)
-    ray = None if bounded else program.ray()
-    if ray is not None:
-        return np.where(ray == 0, 0.0, np.copysign(np.inf, ray)), np.inf
-    # the fixed integers of the programs to solve, the last first
-    waiting: list[dict[int, int]] = [{}]
-    best, value = np.zeros(d), 0.0  # 0 is in the set
-    for _ in range(_MAX_PROGRAMS):
-        if not waiting:
-            return best, size * value
-        fixed = waiting.pop()
-        found = program.solve(fixed)
-        if found is None or found @ program.gain <= value + _SURE * max(value, _SURE):
-            continue
-        s = found[d:]
-        fractions = np.where(integer, np.abs(s - np.round(s)), 0.0)
-        if np.max(fractions, initial=0.0) <= _FRACTION:
-            whole = {int(k): round(s[k]) for k in np.flatnonzero(integer)}
-            exact = program.solve(whole) if whole and whole != fixed else found
-            if exact is not None and exact @ program.gain > value:
-                best, value = exact[:d], float(exact @ program.gain)
-            continue
-        k = int(np.argmax(fractions))
-        near = round(s[k])
-        waiting += [{**fixed, k: 1 - near}, {**fixed, k: near}]
-    raise RuntimeError(
-        f"The worst point of an intersection was not found: the branch and bound over its integers "
-        f"has not ended after {_MAX_PROGRAMS} programs. Use fewer changes, or fewer features that "
-        f"may change."
-    )
 
-
-class _Program:
-    """The largest <v, x> over a conic set."""
-
-    def __init__(self, rows: ConicSet, v: np.ndarray) -> None:
+    def __init__(self, rows: ConicSet, integer: np.ndarray | None = None) -> None:
         E, F, h, cones = rows
-        self.d = len(v)
         self.A = sparse.hstack([sparse.csr_array(E), sparse.csr_array(F)], format="csr")
         self.h = np.asarray(h, dtype=np.float64)
+        self.d = E.shape[1]
+        self.integer = np.zeros(F.shape[1], dtype=bool) if integer is None else integer
         self.cones = [(kind, size) for kind, size in cones if size]
-        self.gain = np.append(v, np.zeros(self.A.shape[1] - self.d))
-        self.equal = np.concatenate(
-            [np.full(size, kind == "zero") for kind, size in self.cones] or [np.zeros(0, bool)]
-        )
         self.is_linear = all(kind != "second_order" for kind, _ in self.cones)
 
-    def ray(self) -> np.ndarray | None:
+    def worst(self, v: np.ndarray, *, bounded: bool = True) -> tuple[np.ndarray, float]:
+        r"""A point at which :math:`\langle v, x \rangle` is largest, and that value; the value is
+        infinite where there is no bound, and the point then a ray.
+
+        Parameters
+        ----------
+        v : ndarray of shape (d,)
+        bounded : bool
+            Whether the set is known to have no ray.
+
+        Raises
+        ------
+        RuntimeError
+            Where a program has no solution that its solver finds, or the branch and bound does not
+            end.
+        """
+        size = float(np.max(np.abs(v), initial=0.0))
+        if size == 0:
+            return np.zeros(self.d), 0.0
+        v = v / size
+        ray = None if bounded else self._ray(v)
+        if ray is not None:
+            return np.where(ray == 0, 0.0, np.copysign(np.inf, ray)), np.inf
+        # the fixed integers of the programs to solve, the last first
+        waiting: list[dict[int, int]] = [{}]
+        best, value = np.zeros(self.d), 0.0  # 0 is in the set
+        for _ in range(_MAX_PROGRAMS):
+            if not waiting:
+                return best, size * value
+            fixed = waiting.pop()
+            found = self._solve(v, fixed)
+            if found is None or found[: self.d] @ v <= value + _SURE * max(value, _SURE):
+                continue
+            s = found[self.d :]
+            fractions = np.where(self.integer, np.abs(s - np.round(s)), 0.0)
+            if np.max(fractions, initial=0.0) <= _FRACTION:
+                whole = {int(k): round(s[k]) for k in np.flatnonzero(self.integer)}
+                exact = self._solve(v, whole) if whole and whole != fixed else found
+                if exact is not None and exact[: self.d] @ v > value:
+                    best, value = exact[: self.d], float(exact[: self.d] @ v)
+                continue
+            k = int(np.argmax(fractions))
+            near = round(s[k])
+            waiting += [{**fixed, k: 1 - near}, {**fixed, k: near}]
+        raise RuntimeError(
+            f"The worst point of an intersection was not found: the branch and bound over its "
+            f"integers has not ended after {_MAX_PROGRAMS} programs. Use fewer changes, or fewer "
+            f"features that may change."
+        )
+
+    def _ray(self, v: np.ndarray) -> np.ndarray | None:
         """A direction in which the set goes on without end and <v, x> grows; None without one."""
-        n = len(self.gain)
+        n = self.A.shape[1]
         unit = sparse.eye_array(n)
         cut = sparse.vstack([self.A, unit, -unit], format="csr")  # the directions, in a box
         rows = ConicSet(
@@ -104,16 +105,17 @@ class _Program:
             np.append(np.zeros_like(self.h), np.ones(2 * n)),
             [*self.cones, ("nonnegative", 2 * n)],
         )
-        found = _Program(rows, self.gain[: self.d]).solve({})
-        if found is None or found @ self.gain <= 1e-7:
+        found = Program(rows)._solve(v, {})
+        if found is None or found[: self.d] @ v <= 1e-7:
             return None
         ray = found[: self.d]
         return np.where(np.abs(ray) > 1e-9, ray, 0.0)
 
-    def solve(self, fixed: dict[int, int]) -> np.ndarray | None:
+    def _solve(self, v: np.ndarray, fixed: dict[int, int]) -> np.ndarray | None:
         """The solution (x, s) with some of s fixed; None where there is none."""
+        loss = np.append(-v, np.zeros(self.A.shape[1] - self.d))
         if self.is_linear:
-            return self._linear(fixed)
+            return self._linear(loss, fixed)
         A, h = self.A, self.h
         cones = self.cones
         if fixed:
@@ -123,30 +125,32 @@ class _Program:
             h = np.append(np.array(list(fixed.values()), dtype=np.float64), h)
             cones = [("zero", len(fixed)), *cones]
         n = A.shape[1]
-        x, _, status = run_clarabel(
-            sparse.csc_array((n, n)), -self.gain, A, h, cones, _TOL, max_iter=_CLARABEL_ITER
-        )
+        nothing = sparse.csc_array((n, n))
+        x, _, status = run_clarabel(nothing, loss, A, h, cones, _TOL, max_iter=_CLARABEL_ITER)
         if "Infeasible" in status:
             return None
         if status not in ("Solved", "AlmostSolved"):
             raise SolverFailure(f"clarabel: {status}")
         return x
 
-    def _linear(self, fixed: dict[int, int]) -> np.ndarray | None:
-        bounds = np.full((len(self.gain), 2), [-np.inf, np.inf])
+    def _linear(self, loss: np.ndarray, fixed: dict[int, int]) -> np.ndarray | None:
+        bounds = np.full((len(loss), 2), [-np.inf, np.inf])
         for k, value in fixed.items():
             bounds[self.d + k] = value
-        arguments = {
-            "c": -self.gain,
-            "A_ub": self.A[~self.equal],
-            "b_ub": self.h[~self.equal],
-            "bounds": bounds,
-        }
-        if self.equal.any():
-            arguments |= {"A_eq": self.A[self.equal], "b_eq": self.h[self.equal]}
         try:
-            return np.asarray(run_highs(arguments).x)
+            return np.asarray(run_highs({"c": loss, "bounds": bounds, **self._linear_rows}).x)
         except SolverFailure as failure:
             if "infeasible" in str(failure):
                 return None
             raise
+
+    @cached_property
+    def _linear_rows(self) -> dict[str, Any]:
+        """The rows of a set without second-order cones, as `linprog` takes them."""
+        equal = np.concatenate(
+            [np.full(size, kind == "zero") for kind, size in self.cones] or [np.zeros(0, bool)]
+        )
+        rows = {"A_ub": self.A[~equal], "b_ub": self.h[~equal]}
+        if equal.any():
+            rows |= {"A_eq": self.A[equal], "b_eq": self.h[equal]}
+        return rows

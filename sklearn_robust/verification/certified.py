@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from sklearn_robust._array_api import to_numpy
+from sklearn_robust._documentation import see
 from sklearn_robust._parameters import check_choice, check_exponent, check_number, refuse_lazy
 from sklearn_robust.attacks.target import class_of_each, evaluating, off_device
 from sklearn_robust.regions import Region, products
@@ -261,6 +262,7 @@ class _Verifier:
             raise ValueError(
                 f"method='exact' supports q = 1 and q = inf, where the threat is a polytope, got "
                 f"q={q!r}."
+                f" {see('guide/verification')}"
             )
         single = getattr(X, "dtype", None) in (torch.float32, np.float32)
         self.layers = read_network(module, torch.float32 if single else torch.float64)
@@ -292,7 +294,8 @@ class _Verifier:
         if unfinished:
             warnings.warn(
                 f"{unfinished} of {len(chosen)} samples were not solved within {self.time_limit:g} "
-                f"seconds each; their margins are lower bounds. Increase time_limit.",
+                f"seconds each; their margins are lower bounds. Increase time_limit."
+                f" {see('guide/verification')}",
                 ConvergenceWarning,
                 stacklevel=3,
             )
@@ -328,7 +331,7 @@ def _samples(X: Any, device: torch.device) -> Tensor:
     refuse_lazy(X=X)
     x = X.detach() if isinstance(X, Tensor) else torch.from_numpy(np.array(X, dtype=np.float64))
     if not bool(torch.isfinite(x).all()):
-        raise ValueError("X must be finite; it contains nan or inf.")
+        raise ValueError("X must be finite; it contains nan or inf. Impute missing values first.")
     return x.to(device, torch.float64)
 
 
@@ -384,4 +387,5 @@ def _check_reading(module: nn.Module, layers: list[Layer], x: Tensor) -> None:
             f"seen in them changes its "
             "scores, or its arithmetic is too coarse. No bounds are known for it. Use plain "
             "layers, or module.double()."
+            f" {see('guide/verification')}"
         )

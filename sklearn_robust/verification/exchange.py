@@ -38,6 +38,11 @@ def save_onnx(module: nn.Module, path: str | PathLike[str], input_shape: tuple[i
     ImportError
         If onnx is not installed.
 
+    Notes
+    -----
+    Numbers keep the type of the parameters. onnxruntime has no convolutions of float64; where those
+    were trained, `copy.deepcopy(module).float()` is the network to write.
+
     Examples
     --------
     >>> import pytest, tempfile
@@ -129,7 +134,7 @@ def vnnlib_property(
     """
     given = np.array(to_numpy(x) if hasattr(x, "device") else x, dtype=np.float64)
     if not np.isfinite(given).all():
-        raise ValueError("x must be finite; it contains nan or inf.")
+        raise ValueError("x must be finite; it contains nan or inf. Impute missing values first.")
     check_number(n_outputs, "n_outputs", low=1, integer=True)
     region = Region(torch.from_numpy(given)[None], math.inf, eps, clip, scale)
     low, high = (end.numpy().ravel() for end in region.ends)

@@ -31,6 +31,7 @@ from torch.nn import functional
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
 
+from sklearn_robust._documentation import see
 from sklearn_robust.regions import products
 
 _MIXING = (nn.Linear, nn.Conv2d, nn.AvgPool2d)
@@ -271,6 +272,7 @@ def _leaves(module: nn.Module, name: str) -> Iterator[nn.Module]:
         names = ", ".join(kind.__name__ for kind in _SUPPORTED)
         raise TypeError(
             f"{layer} is not supported: no bounds are known for it. Supported are {names}."
+            f" {see('guide/verification')}"
         )
     altered = alteration(module)
     if altered:
@@ -279,6 +281,7 @@ def _leaves(module: nn.Module, name: str) -> Iterator[nn.Module]:
             f"(torch.nn.utils.prune.remove, "
             "remove_weight_norm, remove_spectral_norm, or the remove() of a hook's handle), or use "
             "torch.nn.utils.parametrizations, whose weights are read."
+            f" {see('guide/verification')}"
         )
     if issubclass(kind, nn.Sequential):
         for child_name, child in module.named_children():
@@ -292,6 +295,7 @@ def _applied(module: nn.Module, layer: str) -> nn.Module:
     if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.running_mean is None:
         raise TypeError(
             f"{layer} without running statistics mixes samples: use track_running_stats=True."
+            f" {see('guide/verification')}"
         )
     copied = copy.deepcopy(module).eval()
     # remove_parametrizations would change the class, which the user's module shares
@@ -311,6 +315,7 @@ def _applied(module: nn.Module, layer: str) -> nn.Module:
         raise TypeError(
             f"{layer} has parameters that are not known, or lacks those that are: {strange}. Use a "
             f"plain layer."
+            f" {see('guide/verification')}"
         )
     copied = copied.requires_grad_(False)
     on_mps = any(parameter.device.type == "mps" for parameter in copied.parameters())

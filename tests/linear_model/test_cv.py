@@ -19,6 +19,7 @@ from sklearn_robust import (
     robust_accuracy_score,
     training_radii,
 )
+from sklearn_robust.linear_model import fitting
 
 
 def breast_cancer():
@@ -258,3 +259,19 @@ def test_messages(gaussian):
         ).fit(*gaussian(20, 50))
     assert len(caught) == 1  # one for all folds
     assert "RobustLinearClassifierCV: 4 of 4 fits stopped" in str(caught[0].message)
+
+
+def test_separable_candidates_are_scored_by_their_limits_without_paths(monkeypatch):
+    rng = np.random.default_rng(0)
+    X, w = rng.normal(size=(60, 8)), rng.normal(size=8)
+    y = X @ w > 0
+    grid, ours = searches(
+        X, y, [1, 2], [0.0], threat_eps=0.01, threat_q=math.inf, cv=3, solver="exact"
+    )
+    monkeypatch.setattr(fitting, "steepest_descent", None)  # a call fails
+    alone = RobustLinearClassifierCV([1, 2], eps=[0.0], threat_eps=0.01, cv=3, refit=False)
+    alone.fit(X, y)
+    for search in (ours, alone):
+        for i in range(3):
+            scores = f"split{i}_test_score"
+            np.testing.assert_array_equal(search.cv_results_[scores], grid.cv_results_[scores])

@@ -190,7 +190,7 @@ def test_each_cell_of_a_path_is_a_fit_against_a_multiple(table, threat, n_classe
     for j, factor in enumerate([0.5, 2.0]):
         alone = RobustLinearClassifier(**options).fit(X, y, sample_radius=np.full(len(y), factor))
         np.testing.assert_allclose(path.coef[0, j], alone.coef_, atol=1e-3)
-    with pytest.raises(ValueError, match="threat takes the place of q, got"):
+    with pytest.raises(ValueError, match="threat takes the place of q and scale, got"):
         robust_linear_path(X, y, p=2, q=2, eps=0.5, threat=threat)
 
 

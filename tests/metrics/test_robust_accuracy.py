@@ -451,6 +451,23 @@ def test_what_is_not_linear_is_refused(model, message):
 
 
 @pytest.mark.parametrize(
+    ("coef", "message"),
+    [
+        ([np.nan, 1.0], "holds NaN or inf"),
+        ([np.inf, 1.0], "holds NaN or inf"),
+        ([1e308, 1.0], r"up to 1.0e\+308, whose norms overflow"),
+    ],
+)
+def test_coefficients_that_overflow_are_refused(coef, message):
+    X, y = np.array([[1.0, 2.0], [-1.0, 0.5], [2.0, 1.0], [-2.0, 0.0]]), [1, 0, 1, 0]
+    model = LogisticRegression().fit(X, y)
+    model.coef_ = np.array([coef])
+    for clip in (None, (-5, 5)):
+        with pytest.raises(ValueError, match=message):
+            robust_accuracy_score(model, X, y, eps=0.1, clip=clip)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"eps": -1}, "eps must be"),

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.callback import ScoringMonitor
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from torch import nn
@@ -287,7 +286,8 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch_and_is_off_by_defaul
 
 def test_callbacks():
     X, y = blobs()
-    monitor = ScoringMonitor(scoring="accuracy")
+    callback = pytest.importorskip("sklearn.callback")
+    monitor = callback.ScoringMonitor(scoring="accuracy")
     network = quick(max_iter=6).set_callbacks(monitor).fit(X, y)
     scores = [row["accuracy"] for row in monitor.get_logs().data if "accuracy" in row]
     assert len(scores) >= 6

@@ -9,12 +9,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import _newton_system, interior_point
 from sklearn_robust.separators._max_margin_form import SolverFailure
 from sklearn_robust.separators._newton_system import NewtonSystem
-from sklearn_robust.separators._standard_form import (
-    CapBound,
-    PowerBound,
-    StandardForm,
-    State,
-)
+from sklearn_robust.separators._standard_form import StandardForm, State
 from sklearn_robust.separators.interior_point import solve_interior_point
 
 INF = math.inf
@@ -53,49 +48,43 @@ def conditions(form, state):
     x, t, a = state.coordinates, state.scalars, state.multipliers[form.margins]
     d = form.rows.shape[1]
     in_x = -np.outer(form.signs, a @ form.rows) + (x / d if form.quadratic else 0.0)
-    in_t = -(a @ form.border)
+    in_t = -(a @ form.border[:, : form.n_primal])
     in_t[0] -= 1
     if form.split:
         in_x = in_x - state.multipliers[form.coordinates].reshape(2, d)
     others = []
-    for bound in form.bounds:
-        radius = 1.0 if bound.radius is None else t[bound.radius]
-        slack, multiplier = state.slacks[bound.pairs], state.multipliers[bound.pairs]
-        if isinstance(bound, CapBound):
-            others.append(radius - x[0] - x[1] - slack)
-            in_x = in_x + multiplier
-            by_radius = -multiplier.sum()
-        else:
-            e, tau = bound.exponent, t[bound.multiplier]
-            others.append(
-                np.array([np.sum(x**e) / (d * e * radius ** (e - 1)) - radius / e + slack[0]])
-            )
-            in_x = in_x + tau * (x / radius) ** (e - 1) / d
-            by_radius = tau * (-(e - 1) / e * np.sum((x / radius) ** e) / d - 1 / e)
-        if bound.radius is not None:
-            in_t[bound.radius] += by_radius
-    in_t[form.dual_scalars] = 0  # their equations are the bounds themselves, in `others`
-    return np.concatenate(
-        [
-            in_x.ravel(),
-            form.rows @ (form.signs @ x) + form.border @ t - state.slacks[form.margins],
-            in_t,
-            *others,
-        ]
-    )
+    for cap in form.caps:
+        radius = 1.0 if cap.radius is None else t[cap.radius]
+        slack, multiplier = state.slacks[cap.pairs], state.multipliers[cap.pairs]
+        at = x if form.split else np.concatenate([x, -x])
+        others.append(radius - at.ravel() - slack)
+        multiplier = multiplier.reshape(2, d)
+        in_x = in_x + (multiplier if form.split else multiplier[:1] - multiplier[1:])
+        if cap.radius is not None:
+            in_t[cap.radius] -= multiplier.sum()
+    for power in form.powers:
+        radius = 1.0 if power.radius is None else t[power.radius]
+        e, tau = power.exponent, state.multipliers[power.pair]
+        F = np.sum(x**e) / (d * e * radius ** (e - 1)) - radius / e
+        others.append([F + state.slacks[power.pair]])
+        in_x = in_x + tau * (x / radius) ** (e - 1) / d
+        if power.radius is not None:
+            in_t[power.radius] += tau * (-(e - 1) / e * np.sum((x / radius) ** e) / d - 1 / e)
+    scores = form.rows @ (form.signs @ x) + form.border[:, : form.n_primal] @ t
+    return np.concatenate([in_x.ravel(), scores - state.slacks[form.margins], in_t, *others])
 
 
 def random_state(form, rng):
+    """A state whose linear slacks belong to its coordinates, and are positive."""
     start = form.start()
+    coordinates = start.coordinates + 0.2 * rng.random(start.coordinates.shape)
     scalars = start.scalars + 0.3 * rng.random(len(start.scalars))
-    slacks = 0.5 + rng.random(form.n_pairs)
+    scalars[0] -= 3  # gamma, below all margins
     multipliers = (0.5 + rng.random(form.n_pairs)) / form.n_pairs
-    shape = start.coordinates.shape
-    coordinates = slacks[form.coordinates].reshape(shape) if form.split else rng.normal(size=shape)
-    for bound in form.bounds:
-        if isinstance(bound, PowerBound):
-            multipliers[bound.pairs] = scalars[bound.multiplier]
-    return State(coordinates, slacks, multipliers, scalars)
+    state = State(coordinates, scalars, np.full(form.n_pairs, 0.4), multipliers)
+    state = form.settled(state, form.rows @ (form.signs @ coordinates))
+    assert state.slacks.min() > 0.04
+    return state
 
 
 @pytest.mark.slow
@@ -107,15 +96,14 @@ def test_direction_solves_the_linearised_conditions(max_margin_form, p, dual_q, 
     rng = np.random.default_rng(0)
     form = StandardForm.of(max_margin_form(n, d, p, dual_q, 0.1, intercept=intercept))
     state = random_state(form, rng)
-    weights = state.multipliers[form.margins]
-    scores = form.rows @ (form.signs @ state.coordinates)
-    equations = form.equations(state, scores, weights @ form.rows)
+    equations = form.equations(state, state.multipliers[form.margins] @ form.rows)
     target = 0.1 * rng.normal(size=form.n_pairs) / form.n_pairs
-    right = form.right_side(equations, target, state)
-    solution = NewtonSystem(form, equations).solve(right, refinements=1)
-    step = form.step(solution, target, state)
+    system = NewtonSystem(form, equations)
+    right = form.right_side(target, state)
+    solution = system.predictor.plus(system.solve(right))
+    step = form.step(system.refined(equations.right.plus(right), solution), target, state)
     linear = state.slacks * step.multipliers + state.multipliers * step.slacks
-    np.testing.assert_allclose(linear, target, atol=1e-12)
+    np.testing.assert_allclose(linear, target - state.slacks * state.multipliers, atol=1e-12)
 
     def at(h):
         return conditions(
@@ -135,7 +123,7 @@ def test_refinement_that_diverges_ends_the_method_with_its_best_iterate(
     original = NewtonSystem.solve
 
     def failing(self, *args):
-        if next(steps) >= 12:
+        if next(steps) >= 9:
             raise LinAlgError("refinement diverges")
         return original(self, *args)
 
@@ -155,8 +143,8 @@ def test_light_rows_change_nothing_but_the_cost(max_margin_form, monkeypatch):
     heavy = []
     original = NewtonSystem._weighted_rows
 
-    def counted(self):
-        rows = original(self)
+    def counted(self, rows):
+        rows = original(self, rows)
         heavy.append(len(rows))
         return rows
 
@@ -182,12 +170,12 @@ def test_certified_below_tol_ends_early(max_margin_form):
         calls.append(1)
         return original(*args, **options)
 
-    for tol, most in ((0.5, 7), (1e-9, 25)):
+    for tol, most in ((0.5, 6), (1e-9, 25)):
         calls.clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(interior_point, "_step", counted)
             solve_interior_point(problem, tol)
-        assert 4 <= len(calls) <= most
+        assert 2 <= len(calls) <= most
 
 
 @pytest.mark.slow
@@ -195,7 +183,7 @@ def test_certified_below_tol_ends_early(max_margin_form):
 def test_the_second_order_corrector_keeps_iterations_few(
     max_margin_form, largest_radius, monkeypatch, p, dual_q
 ):
-    """Two programs together take 15 to 23 iterations; without the corrector's second-order terms
+    """Two programs together take 15 to 26 iterations; without the corrector's second-order terms
     half of the pairs pass 26."""
     problems = []
     for n, d in SHAPES:
@@ -203,7 +191,6 @@ def test_the_second_order_corrector_keeps_iterations_few(
         problems.append(max_margin_form(n, d, p, dual_q, eps))
     steps = []
     original = interior_point._step
-    monkeypatch.setattr(interior_point, "_RIPE", 0.0)  # to the end without Newton steps on a face
     monkeypatch.setattr(
         interior_point,
         "_step",
@@ -211,4 +198,4 @@ def test_the_second_order_corrector_keeps_iterations_few(
     )
     for problem in problems:
         solve_interior_point(problem, 1e-8)
-    assert len(steps) <= 25
+    assert len(steps) <= 26

@@ -193,6 +193,20 @@ def test_largest_radius(q, fit_intercept):
     assert feasibility(problem, error.weights, error.perturbations).proven
 
 
+@pytest.mark.parametrize("exponent", [-460, 460])
+@pytest.mark.parametrize("q", [2, INF])
+def test_largest_radius_in_any_unit(q, exponent):
+    X, y = apart()
+    unit = 2.0**exponent
+    found, ours = (max_margin(rows, y, q=q, fit_intercept=True) for rows in (unit * X, X))
+    assert found.relative_gap <= TOL
+    assert found.margin == pytest.approx(unit * ours.margin, rel=1e-12)
+    np.testing.assert_allclose(unit * found.coef, ours.coef, rtol=1e-12, atol=1e-14)
+    X[3], y[3] = X[0], 1  # a sample in two classes
+    found = max_margin(unit * X, y, q=q, fit_intercept=True)
+    assert (found.margin, found.relative_gap) == (0, 0)
+
+
 def test_largest_radius_with_features_out_of_reach():
     X, y = apart()
     alone = max_margin(X, y, q=INF, scale=[0.0, 0.0, 0.0, 1.0, 1.0], fit_intercept=True)

@@ -173,7 +173,7 @@ def test_any_split_in_any_order_adds_up_to_the_whole(summed, order, cuts, groupe
     coef, pairs = rng.standard_normal((K, 5)), np.abs(rng.standard_normal(3))
     coef[:, -1] *= 1 + shift
     model = JointModel(of(np.arange(12)), loss, units=units)
-    point = model.at(coef, pairs)
+    point = model.at(coef, pairs, hold=True)
     weights = sums.WeightsAt(function, coef, pairs, point.log_risk)
     step = Direction(rng.standard_normal((K, 5)), rng.standard_normal(3))
     recipe = sums.WeightRecipe(weights).scaled(1 + rng.random((K, K)))

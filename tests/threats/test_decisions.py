@@ -1,0 +1,53 @@
+"""Whether the worst case within limits reaches a number, against the support function."""
+
+import numpy as np
+import pytest
+
+from sklearn_robust.threats import Box, LpBall, at, reaches, support
+from sklearn_robust.threats._decisions import decide
+
+
+def samples(rng, n, d):
+    X = rng.random((n, d))
+    X[: n // 3] = X[: n // 3].round()  # many features at their limits
+    return X
+
+
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+@pytest.mark.parametrize("shared", [True, False])
+def test_decisions_are_those_of_the_support_function(q, shared):
+    rng = np.random.default_rng(0)
+    for eps in (0.0, 0.1, 1.0, 5.0):
+        X = samples(rng, 60, 8)
+        v = rng.normal(size=8 if shared else (60, 8)).round(1)
+        scale = rng.uniform(0, 2, 8) * (rng.random(8) < 0.8)
+        sets = at(LpBall(q, eps, scale, clip=(0, 1)), X, rng.choice([0.0, 0.5, 1.0], 60))
+        worst = support(sets, v)
+        for factor in (0.9, 1.0, 1.1):
+            np.testing.assert_array_equal(
+                reaches(sets, v, factor * worst + 1e-9), worst >= factor * worst + 1e-9
+            )
+
+
+def test_most_are_decided_without_the_support_function():
+    rng = np.random.default_rng(1)
+    X, v = samples(rng, 300, 20), rng.normal(size=20)
+    for q, size in ((1, 2.0), (2, 0.5), (np.inf, 0.2)):
+        worst = support(at(LpBall(q, size, clip=(0, 1)), X), v)
+        reached, left = decide(q, X, v, (0, 1), size, None, worst * rng.uniform(0.5, 1.5, 300))
+        assert left.mean() < 0.1
+        assert 0.2 < reached.mean() < 0.8
+
+
+def test_missing_values_ends_and_numbers_that_are_met():
+    X = np.array([[0.5, np.nan], [0.5, 0.9], [0.0, 1.0]])
+    v = np.array([1.0, 2.0])
+    for q in (1, 2, np.inf):
+        for clip in ((0, 1), (0, np.inf), (-np.inf, 1)):
+            sets = at(LpBall(q, 0.3, clip=clip), X)
+            worst = support(sets, v)
+            assert reaches(sets, v, worst).all()
+            assert not reaches(sets, v, np.nextafter(worst, 9)).any()
+    sets = at(Box(0, [0.2, np.inf], clip=(0, 1)), X)
+    assert reaches(sets, v, support(sets, v)).all()
+    assert not reaches(sets, v, np.full(3, np.inf)).any()
