@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import polars
 import pytest
@@ -31,6 +32,7 @@ from sklearn_robust._parameters import (
 )
 from sklearn_robust.attacks import pgd
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import NpySource
 from sklearn_robust.theory import rademacher_bound
 from sklearn_robust.threats import check_radius, check_scale
 
@@ -156,8 +158,8 @@ def collection(module):
 PAIRS = TensorDataset(torch.zeros(2, 1), torch.zeros(2))
 LAZY = {
     "dask array": (
-        collection("dask.array.core"),
-        r"got a dask.array.core.Collection. Use sklearn_robust.distributed, .*, or X.compute\(\)\.",
+        da.zeros(3),
+        r"got a dask.array.core.Array. Use sklearn_robust.distributed, .*, or X.compute\(\)\.",
     ),
     "dask frame": (
         collection("dask.dataframe.dask_expr._collection"),
@@ -177,6 +179,10 @@ LAZY = {
     "path": (
         Path("data.csv"),
         r"Path. Use what the file holds, by numpy.load\(X\), pandas.read_csv\(X\)",
+    ),
+    "row source": (
+        NpySource("X.npy", "y.npy"),
+        r"NpySource. Use sklearn_robust.rows.BlockRows\(X\), which reads it",
     ),
     "name of a file": ("data.npy", r"got a str. Use what the file holds"),
 }
