@@ -26,9 +26,9 @@ from sklearn_robust import verification as networks
 from sklearn_robust._parameters import (
     check_choice,
     check_device,
-    class_index,
     check_exponent,
     check_number,
+    class_index,
     refuse_lazy,
 )
 from sklearn_robust.attacks import pgd
