@@ -269,7 +269,7 @@ def test_what_takes_X_alone_refuses_data_elsewhere():
 
 
 @pytest.mark.parametrize(
-    "classes, labels",
+    ("classes", "labels"),
     [
         ([3, 1, 2], [2, 3, 7, 0, 1]),
         ([3, 1, 2], [2.0, 3.0, 1.5]),
