@@ -11,6 +11,7 @@ from numpydoc.validate import validate
 import sklearn_robust
 
 DOCS = Path(__file__).parent.parent / "docs"
+BENCHMARKS = DOCS.parent / "benchmarks"
 ROOMS = [
     "attacks",
     "certificates",
@@ -209,3 +210,11 @@ def test_pages_with_buttons_import_what_a_browser_has():
             pages[path.stem] = {name[1] for name in names if name} - sys.stdlib_module_names
     assert {"getting_started", "linear_models", "separators"} <= set(pages)
     assert not {page: names - IN_A_BROWSER for page, names in pages.items() if names - IN_A_BROWSER}
+
+
+def test_the_summary_of_the_races_is_that_of_the_tables(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    text = importlib.import_module("summary").text()
+    assert (BENCHMARKS / "results" / "summary.md").read_text() == text
+    for name in ("summary", "_harness"):
+        del sys.modules[name]
