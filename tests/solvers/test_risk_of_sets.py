@@ -357,3 +357,26 @@ def test_a_category_of_one_class_is_certified_against_boxes_of_samples(loss):
     model = RobustLinearClassifier(threat=box, loss=loss).fit(X, y)
     assert model.separable_ is False
     assert model.dual_gap_ < 1e-6
+
+
+def test_a_category_of_one_class_is_certified_against_balls_within_limits():
+    rng = np.random.default_rng(0)
+    y = np.arange(14) % 2
+    X = rng.normal(size=(14, 2)) + 0.5 * rng.normal(size=(2, 2))[y]
+    category = np.where((y == 0) & (rng.random(14) < 0.4), 2, rng.integers(0, 2, 14))
+    X = np.hstack([X, np.eye(3)[category]])
+    ball = LpBall(2, 0.2, scale=[1, 1, 0, 0, 0], clip=(-6, 6))
+    problem = RobustProblem.from_data(X, 2.0 * y[None] - 1, threat=ball, fit_intercept=True)
+    solution = minimise_robust_risk(problem, LOSSES["exponential"], EUCLIDEAN)
+    assert solution.separable == [False]
+    assert solution.gap[0] < 1e-6
+
+
+@pytest.mark.parametrize("q", [1, 2, math.inf])
+def test_the_sets_of_limits_are_those_of_each_sample(data, q):
+    X, y = data
+    ball = LpBall(q, 0.3, clip=(-1.5, 1.5))
+    problem = RobustProblem.from_data(X, y[None], threat=ball, fit_intercept=True)
+    w = np.random.default_rng(0).normal(size=D)
+    each = [ball.at(x).support(-label * w) for x, label in zip(X, y, strict=True)]
+    assert problem.penalties(w[None])[0] == pytest.approx(each, abs=1e-12)
