@@ -20,7 +20,9 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import sparse
 from scipy.linalg.blas import dsyrk
+from scipy.sparse.csgraph import connected_components
 
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import MarginLoss, is_exponential
@@ -231,10 +233,19 @@ class JointModel:
             self.log_weight = np.where(kept, problem.log_weight, -math.inf)
             counts = problem.class_sums((others & ~left_out & (self.log_weight > -math.inf)) * 1.0)
             judged = counts + counts.T > 0
+        self._judged = judged
         self.used = self.log_weight > -math.inf
         low, high = problem.pairs
         self.pair_places = np.flatnonzero(judged[low, high]) if self.radius > 0 else np.arange(0)
         self.low, self.high = low[self.pair_places], high[self.pair_places]
+
+    @cached_property
+    def joined(self) -> np.ndarray:
+        """1 for two classes that pairs which are judged join, directly or by others, (K, K): a
+        common shift of them changes no margin.
+        """
+        parts = connected_components(sparse.csr_array(self._judged), directed=False)[1]
+        return (parts[:, None] == parts).astype(float)
 
     # -- units
 
