@@ -2,7 +2,8 @@
 
 Every cell is timed in turns with one yardstick, fixed work of NumPy and SciPy alone, and the median
 of the ratios within a round is compared with the committed one: so it matters
-little how fast the machine is, and what else it does. A cell that looks slower is measured a second time before it is named.
+little how fast the machine is, and what else it does. A cell that looks slower is measured a second
+time before it is named.
 
     env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/quick.py
 

@@ -119,8 +119,9 @@ def lost_lines(race: Race) -> list[list[str]]:
     ]
 
 
-def main() -> None:
-    text = [
+def text() -> str:
+    """The summary of the committed tables."""
+    parts = [
         "# Summary\n",
         "By `benchmarks/summary.py`, from the tables below: a cell is a line of such a table, its "
         "ratio the time of the peer over ours, or ours over the peer's where it is lost. Medians "
@@ -135,8 +136,8 @@ def main() -> None:
             [line for race in RACES for line in lost_lines(race)],
         ),
     ]
-    harness.write("summary.md", "\n".join(text))
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":
-    main()
+    harness.write("summary.md", text())

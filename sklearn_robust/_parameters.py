@@ -32,11 +32,19 @@ _IN_MEMORY = {  # by where a class is defined: what takes its objects, or brings
 
 
 def refuse_lazy(**data: Any) -> None:
-    """Refuse dask collections, lazy frames, loaders, iterators and paths, which would be loaded
-    whole or misread.
+    """Refuse dask collections, lazy frames, loaders, row sources, iterators and paths, which would
+    be loaded whole or misread.
     """
     for name, value in data.items():
-        if isinstance(value, (str, bytes, os.PathLike)):
+        homes = [f"{cls.__module__}." for cls in type(value).__mro__]
+        found = [
+            way
+            for home, way in _IN_MEMORY.items()
+            if any(where.startswith(f"{home}.") for where in homes)
+        ]
+        if found:
+            remedy = found[0].format(name=name)
+        elif isinstance(value, (str, bytes, os.PathLike)):
             remedy = (
                 f"what the file holds, by numpy.load({name}), pandas.read_csv({name}) or another "
                 f"reader"
@@ -52,16 +60,10 @@ def refuse_lazy(**data: Any) -> None:
                 f"sklearn_robust.problems.RobustProblem.from_data({name}, ...) with "
                 f"minimise_robust_risk or steepest_descent, which take rows that offer products"
             )
+        elif callable(getattr(value, "blocks", None)):  # see `rows.RowSource`
+            remedy = f"sklearn_robust.rows.BlockRows({name}), which reads it block by block"
         else:
-            homes = [f"{cls.__module__}." for cls in type(value).__mro__]
-            found = [
-                way
-                for home, way in _IN_MEMORY.items()
-                if any(where.startswith(f"{home}.") for where in homes)
-            ]
-            if not found:
-                continue
-            remedy = found[0].format(name=name)
+            continue
         kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
         raise TypeError(
             f"{name} must be an array or a frame in memory, got a {kind}. Use {remedy}."
@@ -197,7 +199,14 @@ def class_index(y: Any, classes: np.ndarray) -> np.ndarray:
 
     refuse_lazy(y=y)
     y = column_or_1d(y)
-    labels, known = y.tolist(), np.asarray(classes).tolist()
+    classes = np.asarray(classes)
+    if y.dtype.kind == classes.dtype.kind != "O":  # compared as they are
+        assert_all_finite(y, input_name="y")
+        order = np.argsort(classes)
+        above = np.searchsorted(classes, y, sorter=order)
+        place = order[np.minimum(above, len(classes) - 1)]
+        return np.where(classes[place] == y, place, -1)
+    labels, known = y.tolist(), classes.tolist()
     kinds = [kind for kind in (str, Real) if isinstance(known[0], kind)]
     kind = kinds[0] if kinds else type(known[0])
     for label in labels:

@@ -134,11 +134,13 @@ class Exponential:
         predictor is lower.
         """
         xp = namespace(weights)
-        used = weights > 0
-        ratio = xp.log(xp.where(used, weights, xp.ones_like(weights))) - xp.where(
-            used, log_weight, xp.zeros_like(weights)
-        )
-        return entropy - xp.sum(weights * ratio, axis=-1)
+        divergence = xp.zeros_like(weights[..., 0])
+        for part, logs in _parts(weights, log_weight):
+            used = part > 0
+            ratio = xp.log(xp.where(used, part, xp.ones_like(part)))
+            ratio -= xp.where(used, logs, xp.zeros_like(part))
+            divergence = divergence + xp.sum(part * ratio, axis=-1)
+        return entropy - divergence
 
     def dual_sum(self, weights: np.ndarray, log_weight: np.ndarray, log_scale: float) -> float:
         """-KL(a || s) over some of the samples, (m,); no scale enters."""

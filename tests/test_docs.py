@@ -11,6 +11,7 @@ from numpydoc.validate import validate
 import sklearn_robust
 
 DOCS = Path(__file__).parent.parent / "docs"
+BENCHMARKS = DOCS.parent / "benchmarks"
 ROOMS = [
     "attacks",
     "certificates",
@@ -199,8 +200,13 @@ def test_docstrings_have_the_sections_of_numpydoc():
 IN_A_BROWSER = {"numpy", "pandas", "sklearn", "sklearn_robust"}
 
 
+def absent_in_a_browser() -> str:
+    """The words of a page without buttons, as a regular expression."""
+    return re.search(r"NOT_THERE =\s+/(.*)/;", (DOCS / "_static" / "run.js").read_text())[1]
+
+
 def test_pages_with_buttons_import_what_a_browser_has():
-    absent = re.search("NOT_THERE = /(.*)/;", (DOCS / "_static" / "run.js").read_text())[1]
+    absent = absent_in_a_browser()
     pages = {}
     for path in [*DOCS.glob("*.md"), *DOCS.glob("guide/*.md")]:
         code = re.findall(r"^(?:>>>|\.\.\.) ?(.*)$", path.read_text(), re.MULTILINE)
@@ -209,3 +215,22 @@ def test_pages_with_buttons_import_what_a_browser_has():
             pages[path.stem] = {name[1] for name in names if name} - sys.stdlib_module_names
     assert {"getting_started", "linear_models", "separators"} <= set(pages)
     assert not {page: names - IN_A_BROWSER for page, names in pages.items() if names - IN_A_BROWSER}
+
+
+def test_what_needs_torch_has_no_buttons():
+    absent, seen = absent_in_a_browser(), []
+    for name, value in REFERENCE.items():
+        code = re.findall(r"^ *(?:>>>|\.\.\.) (.*)$", inspect.getdoc(value) or "", re.MULTILINE)
+        home = inspect.getsource(sys.modules[value.__module__])
+        if code and re.search("^(import|from) torch", home, re.MULTILINE):
+            seen.append(name)
+            assert re.search(absent, "\n".join(code)), name
+    assert {"RobustMLPClassifier", "attacks.square", "verification.certified_margins"} <= set(seen)
+
+
+def test_the_summary_of_the_races_is_that_of_the_tables(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    text = importlib.import_module("summary").text()
+    assert (BENCHMARKS / "results" / "summary.md").read_text() == text
+    for name in ("summary", "_harness"):
+        del sys.modules[name]

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import polars
 import pytest
@@ -27,10 +28,12 @@ from sklearn_robust._parameters import (
     check_device,
     check_exponent,
     check_number,
+    class_index,
     refuse_lazy,
 )
 from sklearn_robust.attacks import pgd
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import NpySource
 from sklearn_robust.theory import rademacher_bound
 from sklearn_robust.threats import check_radius, check_scale
 
@@ -156,8 +159,8 @@ def collection(module):
 PAIRS = TensorDataset(torch.zeros(2, 1), torch.zeros(2))
 LAZY = {
     "dask array": (
-        collection("dask.array.core"),
-        r"got a dask.array.core.Collection. Use sklearn_robust.distributed, .*, or X.compute\(\)\.",
+        da.zeros(3),
+        r"got a dask.array.core.Array. Use sklearn_robust.distributed, .*, or X.compute\(\)\.",
     ),
     "dask frame": (
         collection("dask.dataframe.dask_expr._collection"),
@@ -177,6 +180,10 @@ LAZY = {
     "path": (
         Path("data.csv"),
         r"Path. Use what the file holds, by numpy.load\(X\), pandas.read_csv\(X\)",
+    ),
+    "row source": (
+        NpySource("X.npy", "y.npy"),
+        r"NpySource. Use sklearn_robust.rows.BlockRows\(X\), which reads it",
     ),
     "name of a file": ("data.npy", r"got a str. Use what the file holds"),
 }
@@ -259,3 +266,21 @@ def test_what_takes_X_alone_refuses_data_elsewhere():
     for score in (network.robust_score, network.certified_score):
         with pytest.raises(TypeError, match="y must be an array or a frame in memory"):
             score(X, collection("dask.array.core"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels"),
+    [
+        ([3, 1, 2], [2, 3, 7, 0, 1]),
+        ([3, 1, 2], [2.0, 3.0, 1.5]),
+        (["b", "a", "ccc"], ["a", "cc", "ccc", "z", ""]),
+        ([False, True], [True, False]),
+        ([2**53, 2**53 + 1], [2**53 + 1, 2**53]),
+        ([1, 2], []),
+    ],
+)
+def test_labels_have_the_places_of_their_classes(classes, labels):
+    expected = [classes.index(label) if label in classes else -1 for label in labels]
+    for dtype in (None, object):
+        found = class_index(np.array(labels, dtype=dtype), np.array(classes))
+        assert found.tolist() == expected

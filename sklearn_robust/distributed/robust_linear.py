@@ -64,10 +64,10 @@ class RobustLinearClassifier(LocalClassifier):
 
     The data stay where they are. A sweep computes sums over each chunk, and adds them up on the
     workers: Newton's method takes some ten sweeps, which move a few numbers a feature, and the
-    Hessian of the features in use; several classes take 30 to 60 sweeps, of K (d + 1) numbers, and
-    move the few samples that their Hessian is estimated from. So a chunk that is recomputed from
-    its recipe, because its worker is lost, changes nothing. Persist the data, ``X = X.persist()``,
-    where they fit into the memory of the workers; otherwise every sweep reads them anew.
+    Hessian of the features in use; several classes take some ten, too, and move the few samples
+    that they start from. So a chunk that is recomputed from its recipe, because its worker is lost,
+    changes nothing. Persist the data, ``X = X.persist()``, where they fit into the memory of the
+    workers; otherwise every sweep reads them anew.
 
     Parameters
     ----------

@@ -163,10 +163,8 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
     that close to the boundary may be scored differently. Several classes have one minimiser of the
     risk for all geometries, that of a single fit to the last digit.
 
-    At radii at which the data are separable each candidate has its own exact separator. With
-    solver="auto" no path comes before it: a candidate whose path would have ended within `tol` of
-    its limit is scored by the limit, and the difference shows in samples that close to the boundary
-    alone.
+    Time is saved at radii at which the data are not separable. At the others each candidate has its
+    own path and separator, and takes the time of a single fit.
 
     In a pipeline, put the scaler before: it is then fitted once on the data of all folds. Where the
     folds must not share it, search over the pipeline with `GridSearchCV`.

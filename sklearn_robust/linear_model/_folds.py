@@ -52,14 +52,14 @@ def cross_validate(
     train, test = split
     start = time.perf_counter()
     # a batch of paths may differ from single paths by rounding, which the scores of some samples
-    # would show; a path that ends before its limit is computed differs from it by tol
+    # would show
     path = solve_grid(
         model,
         *_part(X, y, sample_weight, train),
         p_algo,
         eps,
         sample_radius=None if sample_radius is None else sample_radius[train],
-        alone=True,
+        batched=False,
     )
     fitted = time.perf_counter()
     radius = None if sample_radius is None else sample_radius[test]

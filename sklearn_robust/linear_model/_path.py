@@ -243,13 +243,13 @@ def solve_grid(
     eps: Sequence[float],
     *,
     sample_radius: Any = None,
-    alone: bool = False,
+    batched: bool = True,
 ) -> RobustLinearPath:
     """The grid of one estimator's fits, which differ in p and eps alone.
 
     A radius of eps multiplies the threat of the model, where it has one, and the radii of samples.
-    With `alone` the paths are followed one cell at a time: they are those of fits of their own, to
-    the last digit, and exact separators come before them. Those of several classes always are.
+    The paths of a grid that is not batched are followed one cell at a time: they are those of fits
+    of their own, to the last digit. Those of several classes always are.
     """
     geometries = [read_settings(model.set_params(p_algo=value)) for value in p]
     if model.threat is None:
@@ -262,15 +262,13 @@ def solve_grid(
         n = _num_samples(X)
         given = check_sample_radius(sample_radius, n)
         factors = np.ones(n) if given is None else given
-        solutions = _solve_each(
-            model, (read(radius * factors) for radius in eps), norms, alone=alone
-        )
+        solutions = _solve_each(model, (read(radius * factors) for radius in eps), norms)
     elif isinstance(problem, JointProblem):
         unit = problem.radius
         at_radii = (problem.at_radius(unit * radius) for radius in eps)
-        solutions = _solve_each(model, at_radii, norms, alone=alone)
+        solutions = _solve_each(model, at_radii, norms)
     else:
-        solutions = _solve_pairs(model, problem, norms, eps, alone=alone)
+        solutions = _solve_pairs(model, problem, norms, eps, batched=batched)
 
     def grid(name: str, *shape: int) -> np.ndarray:
         """The arrays of all cells, with this shape in a cell."""
@@ -298,24 +296,22 @@ def _solve_pairs(
     norms: Sequence[Norm],
     eps: Sequence[float],
     *,
-    alone: bool,
+    batched: bool,
 ) -> list[Solution]:
     """The solutions of two classes at all radii, in each geometry."""
     unit = float(problem.radius[0])
     cells = problem.at_radii([unit * radius for radius in eps])
     fit = begin_fit(model, cells, None, loss=model.loss, tol=model.tol)
     batches: list[Batch] | None = None
-    if alone:
+    if not batched:
         batches = [([i], np.array([j])) for i in range(len(norms)) for j in range(len(eps))]
-    return solve(model, fit, norms, batches, limits_first=alone)
+    return solve(model, fit, norms, batches)
 
 
 def _solve_each(
     model: RobustLinearClassifier,
     problems: Iterable[RobustProblem | JointProblem],
     norms: Sequence[Norm],
-    *,
-    alone: bool,
 ) -> list[Solution]:
     """The solutions of the problems of all radii, one after the other, in each geometry.
 
@@ -327,11 +323,9 @@ def _solve_each(
         fit = begin_fit(model, problem, None, loss=model.loss, tol=model.tol)
         if isinstance(fit, JointFit):
             fit.decide_separability(norms[0])
-            by_radius.append(
-                [solve(model, replace(fit), [norm], limits_first=alone)[0] for norm in norms]
-            )
+            by_radius.append([solve(model, replace(fit), [norm])[0] for norm in norms])
         else:
-            by_radius.append(solve(model, fit, norms, limits_first=alone))
+            by_radius.append(solve(model, fit, norms))
     return [stack_solutions(list(of_norm)) for of_norm in zip(*by_radius, strict=True)]
 
 

@@ -459,8 +459,6 @@ def solve(
     fit: Fit | JointFit,
     norms: Sequence[Norm],
     batches: Sequence[Batch] | None = None,
-    *,
-    limits_first: bool = False,
 ) -> list[Solution]:
     """The solution in each geometry: by the chosen solver, or the minimiser of the risk.
 
@@ -469,8 +467,7 @@ def solve(
     The geometries share the decision whether problems are separable and the minimisers of the risk,
     which do not depend on the geometry. The paths of all problems in all geometries are one batch
     by default, certified together. A path in a batch of its own is that of a single fit, to the
-    last digit. With `limits_first` paths whose limit solver="auto" would compute at their end are
-    followed only where the exact separator fails.
+    last digit.
     """
     in_memory = not isinstance(fit.problem.rows, BlockRows)
     small = in_memory and fit.n_entries <= _AUTO_ENTRIES
@@ -487,8 +484,6 @@ def solve(
         solutions = [shared, *others]
     # programs over cones find the limit sooner than a path of projections
     at_once = exact and (model.solver == "exact" or fit.in_cones)
-    if exact and limits_first:
-        solutions = _separate(model, fit, norms, solutions)
     long_path = (
         model.solver in ("auto", "exact")
         and not exact
@@ -516,22 +511,12 @@ def solve(
             max_iter=max_iter,
             loss_tol=loss_tol,
         )
-    if exact and not limits_first:
-        solutions = _separate(model, fit, norms, solutions)
+    if exact:
+        solutions = [
+            fit.separate(norm, solution, loss_tol=loss_tol, n_jobs=model.n_jobs)
+            for norm, solution in zip(norms, solutions, strict=True)
+        ]
     return [
         fit.minimise_risk(norm, solution, False, None, accept=exact)
-        for norm, solution in zip(norms, solutions, strict=True)
-    ]
-
-
-def _separate(
-    model: RobustLinearClassifier,
-    fit: Fit | JointFit,
-    norms: Sequence[Norm],
-    solutions: Sequence[Solution],
-) -> list[Solution]:
-    """The solutions with exact separators of the open problems."""
-    return [
-        fit.separate(norm, solution, loss_tol=model.loss_tol, n_jobs=model.n_jobs)
         for norm, solution in zip(norms, solutions, strict=True)
     ]

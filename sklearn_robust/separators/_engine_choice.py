@@ -100,7 +100,8 @@ def maximise_rows(
                 raise
             break
         best = certify_refined(problem, norm, program, point, engine.name, tol).merged(best)
-        if not tried and best.margin <= 0 and not cancels(problem, best.weights):
+        may_overlap = best.margin <= 0 and interior_point.suits(program)
+        if may_overlap and not tried and not cancels(problem, best.weights):
             tried = True
             weights = cancelling_newton_weights(program)
             if weights is not None:

@@ -37,14 +37,15 @@ def cancelling_newton_weights(program: MaxMarginForm) -> Vector | None:
     Returns
     -------
     ndarray or None
-        None where no iterate proves it, and where the samples are no more than the unknowns.
+        None where no iterate proves it, where rounding leaves weights that do not cancel, where all
+        rows are zero, and where the samples are no more than the unknowns.
     """
     rows = program.dense().rows
     if program.labels is not None:
         rows = np.column_stack([rows, program.labels])
-    units = np.sqrt(np.einsum("ij,ij->j", rows, rows) / len(rows))
+    units = np.abs(rows).max(axis=0)
     rows = np.ascontiguousarray(rows[:, units > 0] / units[units > 0])
-    if len(rows) <= rows.shape[1]:
+    if not 0 < rows.shape[1] < len(rows):
         return None
     margins = np.zeros(len(rows))
     for _ in range(_MAX_STEPS):
@@ -62,8 +63,11 @@ def cancelling_newton_weights(program: MaxMarginForm) -> Vector | None:
             step = rows @ cho_solve(factor, weights @ rows, check_finite=False)
             weights -= curvature * step
             move += step
+        if not np.isfinite(move).all():
+            return None
         if weights.min() >= 0:
-            return weights
+            sums, sizes = np.abs(weights @ rows), weights @ np.abs(rows)
+            return weights if (sums <= _ROUNDING * sizes).all() else None
         margins = _after_step(margins, move)
         if margins.min() > 0:  # a separator
             return None

@@ -143,7 +143,7 @@ def _step(
     slacks = state.slacks + primal * predictor.slacks
     left = slacks @ (state.multipliers + dual * predictor.multipliers)
     complementarity = float(state.slacks @ state.multipliers)
-    centring = min(1.0, float(left / complementarity) ** 3)
+    centring = min(1.0, float(left / complementarity)) ** 3
 
     # s z + ds z + s dz = sigma mu - ds_predictor dz_predictor
     mu = complementarity / form.n_pairs

@@ -24,6 +24,7 @@ from sklearn_robust.losses import MarginLoss
 
 _MOST_STEPS = 30
 _HALVINGS = 20  # halvings of a step at most
+_VANISHING = 1e-10  # weights of samples, relative to the largest, that are put to zero for a proof
 _RIDGE = 1e-16  # relative to the Hessian's diagonal, times its order
 
 
@@ -32,17 +33,34 @@ def clean_bound(
 ) -> tuple[np.ndarray | None, float]:
     """Weights (K, n) at the minimiser of the clean risk of the perturbed data, and the bound on the
     log-risk that they prove; None and -inf where Newton's method does not get there.
+
+    Where the risk has no minimiser the margins of some samples may grow without end, such as those
+    of a category of one class. Their weights vanish, and the others alone prove the bound.
     """
     members = tuple(np.flatnonzero(problem.y == k) for k in range(problem.n_classes))
     clean = replace(problem, adversary=GivenPerturbations(members, delta), radius=1.0)
     rows = PerturbedRows(clean, members, delta)
+    coef, weights, proven = _minimise(clean, rows, loss, coef)
+    of_sample = weights.sum(axis=0)
+    vanishing = of_sample <= _VANISHING * of_sample.max()
+    in_all = all((~vanishing[at]).any() for at in members)  # samples that are left
+    if not proven and in_all and vanishing[clean.log_weight > -math.inf].any():
+        rest = replace(clean, log_weight=np.where(vanishing, -math.inf, clean.log_weight))
+        _, weights, proven = _minimise(rest, rows, loss, coef)
+    return (weights, entropy_bound(clean, loss, weights)) if proven else (None, -math.inf)
+
+
+def _minimise(
+    clean: JointProblem, rows: PerturbedRows, loss: MarginLoss, coef: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Where Newton's method ends, its weights (K, n), and whether these cancel the rows."""
     now = clean.evaluate(loss, coef)
     for _ in range(_MOST_STEPS):
         weights = clean.balanced(now.weights)
         if rows.cancel(weights):
-            return weights, entropy_bound(clean, loss, weights)
+            return coef, weights, True
         if float(now.margins.min()) > 0:
-            break  # the risk has no minimiser
+            return coef, weights, False  # the data are separable
         step = rows.newton_step(loss, now)
         if step is None:
             break
@@ -50,7 +68,8 @@ def clean_bound(
         if moved is None:
             break
         coef, now = moved
-    return None, -math.inf
+    weights = clean.balanced(rows.cancelling(weights))
+    return coef, weights, rows.cancel(weights)
 
 
 def lower_along(
@@ -93,6 +112,27 @@ class PerturbedRows:
         sizes = np.einsum("kn,knp->p", weights, np.abs(self.X))
         return bool(np.all(np.abs(sum_) <= TERM_ROUNDING * sizes))
 
+    def cancelling(self, weights: np.ndarray) -> np.ndarray:
+        r"""The weights, moved by the least :math:`\sum_{ik} \Delta_{ik}^2 / a_{ik}` to where the
+        perturbed rows cancel.
+
+        Coefficients far out, where the risk falls towards infinity, leave their own rounding in the
+        margins and so in the weights.
+        """
+        rows, _ = self._in_units
+        K, _, p = rows.shape
+        low, (rival, sample) = self.problem.y, np.nonzero(weights)
+        pairs = np.arange(len(sample))
+        terms = np.zeros((K, p, len(sample)))
+        terms[low[sample], :, pairs] = rows[rival, sample]
+        terms[rival, :, pairs] -= rows[rival, sample]
+        root = np.sqrt(weights[rival, sample])
+        excess = self.weighted_sum(rows, weights).ravel()
+        change = np.linalg.lstsq(terms.reshape(K * p, -1) * root, -excess, rcond=None)[0]
+        moved = weights.copy()
+        moved[rival, sample] = np.maximum(moved[rival, sample] + root * change, 0)
+        return moved
+
     def newton_step(
         self, loss: MarginLoss, now: JointEvaluation, curvatures: np.ndarray | None = None
     ) -> np.ndarray | None:
@@ -132,6 +172,8 @@ class PerturbedRows:
         self._fix_shifts(matrix, size, K)
         matrix.flat[:: K * p + 1] += _RIDGE * K * p
         goal = self.weighted_sum(centred, now.weights).ravel() / size
+        if not np.isfinite(matrix).all():  # margins that overflow
+            return None
         try:
             step = cho_solve(cho_factor(matrix), goal) / size
         except LinAlgError:

@@ -176,7 +176,7 @@ class RiskAt:
 
     def __call__(self, problem: JointProblem) -> RiskSums:
         model = self.function.on(problem)
-        at = model.at(self.coef, self.pairs)
+        at = model.at(self.coef, self.pairs, hold=self.draw is not None)
         hessian = None if self.draw is None else HessianSums.of(model, at, self.draw)
         return RiskSums(
             at.log_risk, at.smallest_margin, at.gradient, at.class_sums, model.logarithmic, hessian

@@ -19,7 +19,6 @@ from sklearn_robust import (
     robust_accuracy_score,
     training_radii,
 )
-from sklearn_robust.linear_model import fitting
 
 
 def breast_cancer():
@@ -79,6 +78,14 @@ def test_the_search_is_that_of_grid_search(load, p_algo, eps, threat_eps, threat
     X, y = (part[::2] for part in load())
     options = {"threat_eps": threat_eps, "threat_q": threat_q, "loss": loss, "loss_tol": 20.0}
     assert_same(*searches(X, y, p_algo, eps, cv=2, **options))
+
+
+def test_candidates_are_the_fits_that_refit_makes():
+    """Their paths stop on loss_tol, far from the separator that is their limit."""
+    rng = np.random.default_rng(0)
+    X, w = rng.normal(size=(40, 60)), rng.normal(size=60)
+    y = X @ w > 0
+    assert_same(*searches(X, y, [1, math.inf], [0.0], threat_eps=0.02, threat_q=math.inf, cv=2))
 
 
 @pytest.mark.slow
@@ -259,19 +266,3 @@ def test_messages(gaussian):
         ).fit(*gaussian(20, 50))
     assert len(caught) == 1  # one for all folds
     assert "RobustLinearClassifierCV: 4 of 4 fits stopped" in str(caught[0].message)
-
-
-def test_separable_candidates_are_scored_by_their_limits_without_paths(monkeypatch):
-    rng = np.random.default_rng(0)
-    X, w = rng.normal(size=(60, 8)), rng.normal(size=8)
-    y = X @ w > 0
-    grid, ours = searches(
-        X, y, [1, 2], [0.0], threat_eps=0.01, threat_q=math.inf, cv=3, solver="exact"
-    )
-    monkeypatch.setattr(fitting, "steepest_descent", None)  # a call fails
-    alone = RobustLinearClassifierCV([1, 2], eps=[0.0], threat_eps=0.01, cv=3, refit=False)
-    alone.fit(X, y)
-    for search in (ours, alone):
-        for i in range(3):
-            scores = f"split{i}_test_score"
-            np.testing.assert_array_equal(search.cv_results_[scores], grid.cv_results_[scores])

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import sparse
 
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -7,6 +8,7 @@ from sklearn_robust.separators import (
     NotSeparableError,
     _newton_proof,
     critical_radius,
+    interior_point,
     max_margin,
     min_norm_separator,
 )
@@ -47,6 +49,28 @@ def test_separable_data_have_none():
     assert cancelling_newton_weights(form_of(few, labels, False)[1]) is None
 
 
+def test_weights_that_do_not_cancel_are_no_proof():
+    """The difference of two features separates, and is less than the ridge of the equations."""
+    rng = np.random.default_rng(0)
+    y = np.where(np.arange(80) % 2, 1.0, -1.0)
+    first = rng.normal(size=80)
+    X = np.column_stack([first, first + 1e-6 * y * (1 + rng.random(80)), rng.normal(size=(80, 2))])
+    for fit_intercept in (False, True):
+        assert cancelling_newton_weights(form_of(X, y, fit_intercept)[1]) is None
+    found = max_margin(X, y, q=np.inf)
+    assert found.margin > 5e-7
+    assert found.relative_gap <= 1e-8
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e140])
+def test_a_feature_in_any_unit_is_cancelled(unit):
+    X, y = overlapping()
+    X[:, 0] *= unit
+    problem, form = form_of(X, y, False)
+    weights = cancelling_newton_weights(form)
+    assert weights is None or cancels(problem, weights)
+
+
 @pytest.mark.parametrize("q", [1.0, 2.0, np.inf])
 def test_they_prove_it_without_a_linear_program(monkeypatch, q):
     X, y = overlapping()
@@ -56,6 +80,17 @@ def test_they_prove_it_without_a_linear_program(monkeypatch, q):
     assert found.relative_gap <= 1e-12
     with pytest.raises(NotSeparableError, match="eps\\* = 0"):
         min_norm_separator(X, y, p=2, q=q, eps=0.1, fit_intercept=True)
+
+
+def test_rows_of_zeros_have_none():
+    assert cancelling_newton_weights(form_of(np.zeros((3, 2)), np.ones(3), False)[1]) is None
+
+
+def test_large_sparse_rows_stay_sparse(monkeypatch):
+    X, y = overlapping()
+    monkeypatch.setattr(interior_point, "_MAX_DENSE", 10)
+    monkeypatch.setattr(MaxMarginForm, "dense", None)  # a call fails
+    assert max_margin(sparse.csr_array(X), y, q=2.0).margin == 0
 
 
 def test_without_newton_weights_a_linear_program_still_decides(monkeypatch):
