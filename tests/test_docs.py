@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -209,3 +210,12 @@ def test_pages_with_buttons_import_what_a_browser_has():
             pages[path.stem] = {name[1] for name in names if name} - sys.stdlib_module_names
     assert {"getting_started", "linear_models", "separators"} <= set(pages)
     assert not {page: names - IN_A_BROWSER for page, names in pages.items() if names - IN_A_BROWSER}
+
+
+def test_the_summary_of_the_benchmarks_is_that_of_their_tables():
+    benchmarks = DOCS.parent / "benchmarks"
+    code = "import summary; print(summary.summary(), end='')"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=benchmarks, capture_output=True, text=True, check=True
+    )
+    assert run.stdout == (benchmarks / "results" / "summary.md").read_text()
