@@ -120,8 +120,8 @@ def lost_lines(race: Race) -> list[list[str]]:
     ]
 
 
-def summary() -> str:
-    """The text of the page."""
+def text() -> str:
+    """The summary of the committed tables."""
     parts = [
         "# Summary\n",
         "By `benchmarks/summary.py`, from the tables below: a cell is a line of such a table, its "
@@ -140,9 +140,5 @@ def summary() -> str:
     return "\n".join(parts)
 
 
-def main() -> None:
-    harness.write("summary.md", summary())
-
-
 if __name__ == "__main__":
-    main()
+    harness.write("summary.md", text())

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -129,6 +129,10 @@ class Slots:
     def take(self, index: np.ndarray) -> Slots:
         """Those of some samples."""
         return Slots(tuple(slot._replace(radius=slot.radius[index]) for slot in self.slots))
+
+    def of_one_class(self) -> Slots:
+        """The slots of samples of one class, which take sigma(w)."""
+        return Slots(tuple(slot._replace(sign=1.0) for slot in self.slots if slot.radius.any()))
 
 
 def _merged(slots: list[Slot]) -> tuple[Slot, ...]:
@@ -339,6 +343,7 @@ def _sets_of_samples(
             continue
         samples = X[rows]
         samples = samples.toarray() if hasattr(samples, "toarray") else samples
+        threat = _with_scale(threat, X.shape[1])
         if not is_per_sample(threat):
             threat = with_cones(threat, X.shape[1])
         parts.append(ClassSets(threat, -label, rows, samples, factors[rows]))
@@ -363,8 +368,7 @@ def _sets_of_samples(
 
 def with_cones(threat: Any, d: int) -> Any:
     """The threat where it is in cones; an l_q ball with the scale that gives it some."""
-    if is_ball(threat) and threat.scale is None:
-        threat = LpBall(threat.q, threat.eps, np.ones(d))
+    threat = _with_scale(threat, d)
     if not offers(threat, ConicThreat):
         raise ValueError(
             f"Training with one set for each sample or class, or with a set that is not symmetric, "
@@ -372,4 +376,11 @@ def with_cones(threat: Any, d: int) -> Any:
             f"l_q balls of q = 1, 2 or inf, boxes, budgets, ellipsoids, or sets that have it."
             f" {see('guide/adversaries')}"
         )
+    return threat
+
+
+def _with_scale(threat: Any, d: int) -> Any:
+    """The threat, and an l_q ball with a scale, which tells it the number of features."""
+    if isinstance(threat, LpBall) and threat.scale is None:
+        return replace(threat, scale=np.ones(d))
     return threat

@@ -132,7 +132,7 @@ class LabelledRows(OnRows):
         xp = namespace(values)
         if xp is np:
             order, classes, starts = self.by_class(at)
-            sums[classes] += np.add.reduceat(values[:, order], starts, axis=1).T
+            sums[classes] += np.add.reduceat(values.take(order, axis=1), starts, axis=1).T
         else:
             members = self.y[at] == xp.arange(self.n_classes, device=self.y.device)[:, None]
             sums += xp.astype(members, values.dtype) @ values.T

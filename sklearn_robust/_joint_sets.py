@@ -67,7 +67,7 @@ class JointSets:
         )
 
     @classmethod
-    def of_two_classes(cls, y: np.ndarray, sets: OwnSets) -> JointSets:
+    def of_two_classes(cls, y: np.ndarray, sets: Slots | OwnSets) -> JointSets:
         """The sets of samples of two classes, 0 and 1, that were those of labels -1 and +1."""
         members = np.flatnonzero(y == 0), np.flatnonzero(y == 1)
         return cls(members, tuple(sets.take(rows).of_one_class() for rows in members))

@@ -199,7 +199,14 @@ def class_index(y: Any, classes: np.ndarray) -> np.ndarray:
 
     refuse_lazy(y=y)
     y = column_or_1d(y)
-    labels, known = y.tolist(), np.asarray(classes).tolist()
+    classes = np.asarray(classes)
+    if y.dtype.kind == classes.dtype.kind != "O":  # compared as they are
+        assert_all_finite(y, input_name="y")
+        order = np.argsort(classes)
+        above = np.searchsorted(classes, y, sorter=order)
+        place = order[np.minimum(above, len(classes) - 1)]
+        return np.where(classes[place] == y, place, -1)
+    labels, known = y.tolist(), classes.tolist()
     kinds = [kind for kind in (str, Real) if isinstance(known[0], kind)]
     kind = kinds[0] if kinds else type(known[0])
     for label in labels:

@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust._adversaries import as_ball, is_shared
+from sklearn_robust._adversaries import Slots, as_ball, is_shared
 from sklearn_robust._array_api import Array, like, namespace, to_numpy
 from sklearn_robust._joint_intercepts import least_risk_intercept
 from sklearn_robust._joint_rows import LabelledRows, soft_minimum
@@ -238,10 +238,10 @@ class JointProblem(LabelledRows):
 
     @classmethod
     def of_two_classes(cls, problem: RobustProblem) -> JointProblem:
-        """The same problem, one with `OwnSets`, as one of several classes: :math:`w_1 - w_0` is
-        its w.
+        """The same problem, one with `Slots` or `OwnSets`, as one of several classes: :math:`w_1 -
+        w_0` is its w.
         """
-        assert isinstance(problem.adversary, OwnSets)
+        assert isinstance(problem.adversary, Slots | OwnSets)
         y = (problem.y[0] > 0).astype(np.int64)
         sets = JointSets.of_two_classes(y, problem.adversary)
         return cls(

@@ -331,6 +331,24 @@ def test_repaired_weights_near_the_minimiser_prove_the_risk(gaussian, loss, q, f
         assert least - 1e-4 <= bound[0] <= least + 1e-7
 
 
+@each_intercept
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+@pytest.mark.parametrize("unit", [1e-100, 1e-9, 1e9, 1e100])
+def test_repaired_weights_in_any_unit(gaussian, q, unit, fit_intercept):
+    X, y = gaussian(100, 10, noise=2.0)
+    loss = LOSSES["logistic"]
+    bounds = []
+    for factor in (1.0, unit):
+        problem = RobustProblem.from_data(
+            X * factor, y, q=q, eps=0.1 * factor, fit_intercept=fit_intercept
+        )
+        coef = X.T[None] @ y / (100 * 3 * factor)
+        proof = repaired_weights(problem, problem.evaluate(loss, coef).weights)
+        assert np.isfinite(proof).all()
+        bounds.append(log_risk_bound(problem, loss, proof)[0])
+    assert bounds[1] == pytest.approx(bounds[0], abs=1e-3)
+
+
 @each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 def test_log_risk_bound_is_below_the_least_risk_for_any_feasible_weights(gaussian, loss, q):

@@ -223,6 +223,22 @@ def test_networks(script, out, digits, names):
     )
 
 
+def test_networks_of_choice(script, monkeypatch, tmp_path):
+    networks, made = script("networks"), []
+
+    def make(*arguments):
+        made.append(arguments)
+
+    options = f"--out {tmp_path} --jobs 1 --samples 100 250 --eps 0.3 --seeds 1 --epochs 80"
+    line = f"fig7.py --reported {options} --init-scales 0.3"
+    monkeypatch.setattr(sys, "argv", line.split())
+    sizes = {"quick": networks.MLP_QUICK, "full": networks.MLP_FULL}
+    script("runner").command_line("", make, reported=networks.MLP_REPORTED, **sizes)
+    chosen = {"samples": (100, 250), "radii": (0.3,), "init_scales": (0.3,)}
+    expected = replace(networks.MLP_REPORTED, n_seeds=1, max_epochs=80, **chosen)
+    assert made == [(expected, tmp_path, 1)]
+
+
 def test_a_killed_run_goes_on_where_it_stopped(script, tmp_path):
     runner = script("runner")
     wanted = runner.cells(a=[1, 2], b=[0.125, 0.25])

@@ -28,6 +28,7 @@ from sklearn_robust._parameters import (
     check_device,
     check_exponent,
     check_number,
+    class_index,
     refuse_lazy,
 )
 from sklearn_robust.attacks import pgd
@@ -265,3 +266,21 @@ def test_what_takes_X_alone_refuses_data_elsewhere():
     for score in (network.robust_score, network.certified_score):
         with pytest.raises(TypeError, match="y must be an array or a frame in memory"):
             score(X, collection("dask.array.core"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels"),
+    [
+        ([3, 1, 2], [2, 3, 7, 0, 1]),
+        ([3, 1, 2], [2.0, 3.0, 1.5]),
+        (["b", "a", "ccc"], ["a", "cc", "ccc", "z", ""]),
+        ([False, True], [True, False]),
+        ([2**53, 2**53 + 1], [2**53 + 1, 2**53]),
+        ([1, 2], []),
+    ],
+)
+def test_labels_have_the_places_of_their_classes(classes, labels):
+    expected = [classes.index(label) if label in classes else -1 for label in labels]
+    for dtype in (None, object):
+        found = class_index(np.array(labels, dtype=dtype), np.array(classes))
+        assert found.tolist() == expected

@@ -2,14 +2,20 @@
    Pyodide's, the library is an archive of this site. The page in_your_browser.md says more. */
 const PYODIDE = "https://cdn.jsdelivr.net/pyodide/v314.0.7/full/";
 const PACKAGES = ["scikit-learn", "clarabel", "pandas"];
-const NOT_THERE = /\b(torch|dask|distributed|skops|imblearn|subprocess|PathRecorder|ConvergenceDisplay)\b/;
+const NOT_THERE =
+  /\b(torch|dask|distributed|skops|imblearn|subprocess|parquet|matplotlib|skl2onnx|PathRecorder|ConvergenceDisplay|Robust(MLP|Net)Classifier|attacks|verification|make_mlp)\b/;
 const RUNNER = `
 import contextlib, doctest, io, traceback
 
 def run(text, names):
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        for example in doctest.DocTestParser().get_examples(text):
+        try:
+            examples = doctest.DocTestParser().get_examples(text)
+        except ValueError as error:  # the code was edited: a prompt without its space
+            examples = []
+            print(error)
+        for example in examples:
             try:
                 exec(compile(example.source, "<example>", "single"), names)
             except Exception as error:
@@ -31,6 +37,7 @@ let started = null; // one Python for the page
 const blocks = [...document.querySelectorAll("div.highlight pre")].filter((block) =>
   block.textContent.startsWith(">>>"));
 let done = 0; // blocks that ran: a block needs those before it
+let turn = Promise.resolve(); // one run at a time
 
 async function runUpTo(last, button) {
   button.disabled = true;
@@ -42,13 +49,15 @@ async function runUpTo(last, button) {
       button.textContent = "running";
       await new Promise((painted) => setTimeout(painted)); // the page shows what it does
       const text = blocks[place].textContent;
-      await python.loadPackagesFromImports(text.replace(/^(>>>|\.\.\.) ?/gm, ""));
+      const lines = text.match(/^(>>>|\.\.\.)( .*)?$/gm) ?? []; // without what they print
+      await python.loadPackagesFromImports(lines.map((line) => line.slice(4)).join("\n"));
       show(blocks[place], python.globals.get("run")(text, names));
       done = Math.max(done, place + 1);
     }
     button.textContent = "run again";
   } catch (error) {
     started = null;
+    done = 0;
     button.textContent = "run";
     show(blocks[last], `This browser did not start Python: ${error.message}`);
   }
@@ -69,7 +78,9 @@ if (!NOT_THERE.test(blocks.map((block) => block.textContent).join())) {
     button.className = "run";
     button.textContent = "run";
     button.title = "Run the examples of this page up to here, in your browser";
-    button.addEventListener("click", () => runUpTo(place, button));
+    button.addEventListener("click", () => {
+      turn = turn.then(() => runUpTo(place, button));
+    });
     block.parentElement.append(button);
     block.contentEditable = "plaintext-only";
     block.spellcheck = false;

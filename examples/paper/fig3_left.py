@@ -9,10 +9,8 @@ from runner import command_line
 
 
 def make(setting, out, jobs):
-    radii = (setting.radii[0], setting.radii[1])
-    return training_figure(
-        setting, out, jobs, "fig3_left", samples=setting.samples[-1:], radii=radii
-    )
+    samples, radii = setting.samples[-1:], setting.radii[:2]
+    return training_figure(setting, out, jobs, "fig3_left", samples=samples, radii=radii)
 
 
 if __name__ == "__main__":

@@ -183,11 +183,12 @@ def results(setting, images, wanted):
             break
     # crown takes minutes through convolutions
     method = "crown" if setting.channels is None else "crown-ibp"
+    attack = {"attack": "apgd", "n_restarts": 2}  # of 100 steps
     for moment, (row, network) in (("last", (last, model)), ("best", best)):
         certified, attacked = network.robust_bounds(
-            X_test[judged], y_test[judged], n_restarts=2, method=method
+            X_test[judged], y_test[judged], method=method, **attack
         )
-        on_train = network.robust_score(X, y, n_restarts=2)
+        on_train = network.robust_score(X, y, **attack)
         strong = {"certified": certified, "attacked": attacked, "attacked_train": on_train}
         rows.append({**row, "moment": moment, **strong})
     return pd.DataFrame(rows)

@@ -125,8 +125,8 @@ def heat_map(ax, values, *, limit, title):
 
 
 def command_line(text, make, *, quick, full, reported=None):
-    """Run `make(setting, out, jobs)` as the user asks for it; settings that have a `mnist` take a
-    folder for it."""
+    """Run `make(setting, out, jobs)` as the user asks for it; the settings of networks, which have
+    a `mnist`, take a folder for it and a choice of runs."""
     parser = argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -145,13 +145,22 @@ def command_line(text, make, *, quick, full, reported=None):
         parser.add_argument(
             "--mnist",
             type=Path,
-            help="folder with the MNIST test set, t10k-*-ubyte.gz (see networks.py)",
+            help="folder with the MNIST test set, t10k-*-ubyte.gz (see images.py)",
         )
+        choice = parser.add_argument_group("other runs than those of the size")
+        choice.add_argument("--samples", type=int, nargs="+")
+        choice.add_argument("--eps", type=float, nargs="+", dest="radii")
+        choice.add_argument("--init-scales", type=float, nargs="+")
+        choice.add_argument("--seeds", type=int, dest="n_seeds", help="how many")
+        choice.add_argument("--epochs", type=int, dest="max_epochs", help="at most")
     arguments = parser.parse_args()
     mpl.use("agg")
     setting = (
         full if arguments.full else reported if getattr(arguments, "reported", False) else quick
     )
-    if getattr(arguments, "mnist", None):
-        setting = replace(setting, mnist=arguments.mnist)
-    make(setting, arguments.out, arguments.jobs)
+    chosen = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name in ("mnist", "samples", "radii", "init_scales", "n_seeds", "max_epochs")
+        if (value := getattr(arguments, name, None)) is not None
+    }
+    make(replace(setting, **chosen), arguments.out, arguments.jobs)

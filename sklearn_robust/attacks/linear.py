@@ -187,7 +187,7 @@ def unbroken(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals) -> 
     open_ = (margins <= 0) & np.all(leads > 0, axis=1, keepdims=True)
     nearest = np.zeros_like(open_)
     nearest[np.arange(len(scores)), margins.argmin(axis=1)] = True
-    lost = (leads <= 0) | rivals.lost(rows, y, radius, leads, open_ & nearest)
+    lost = ~(leads > 0) | rivals.lost(rows, y, radius, leads, open_ & nearest)
     open_ &= ~nearest & ~np.any(lost, axis=1, keepdims=True)
     lost |= rivals.lost(rows, y, radius, leads, open_)
     return ~lost.any(axis=1) | (radius == 0)

@@ -177,15 +177,20 @@ def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change:
 
     Its sum is zero, in each class with an intercept, and so is that with the samples' factors on
     the radius. It is :math:`D A^T \lambda` with :math:`A D A^T \lambda` = change, D the weights, by
-    MINRES: that holds arrays over the conditions alone, and one over the samples.
+    MINRES: that holds arrays over the conditions alone, and one over the samples. Each condition is
+    taken in units of its terms' sizes.
     """
     totals = [members[0] for members in problem.classes]
     if problem.adversary is not None:
         totals.append(problem.factors)
     spread, m = tight.T, tight.shape[0]
     rows, y = problem.rows, problem.y[0]
+    sizes = abs(tight) @ problem.sizes(weights[None])[0]
+    sizes = np.append(sizes, [weights @ total for total in totals])
+    unit = 1 / np.where(sizes > 0, sizes, 1.0)
 
     def of_samples(v: Array) -> Array:
+        v = unit * v
         delta = rows.scores((spread @ v[:m])[None])[0]
         delta *= y
         for multiplier, total in zip(v[m:].tolist(), totals, strict=True):
@@ -202,9 +207,9 @@ def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change:
             delta.sum(where=total) if total.dtype == bool else total @ delta for total in totals
         ]
         delta *= y
-        return np.append(tight @ rows.weighted_sum(delta[None])[0], sums)
+        return unit * np.append(tight @ rows.weighted_sum(delta[None])[0], sums)
 
-    goal = np.concatenate([change, np.zeros(len(totals))])
+    goal = unit * np.concatenate([change, np.zeros(len(totals))])
     operator = LinearOperator((len(goal), len(goal)), matvec=product, dtype=np.float64)
     tiny = np.finfo(np.float64).eps
     return of_samples(minres(operator, goal, rtol=tiny, maxiter=5 * len(goal))[0])

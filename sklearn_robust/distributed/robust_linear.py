@@ -64,7 +64,7 @@ class RobustLinearClassifier(LocalClassifier):
 
     The data stay where they are. A sweep computes sums over each chunk, and adds them up on the
     workers: Newton's method takes some ten sweeps, which move a few numbers a feature, and the
-    Hessian of the features in use; several classes take 10 to 15 sweeps, and move the few samples
+    Hessian of the features in use; several classes take some ten, too, and move the few samples
     that they start from. So a chunk that is recomputed from its recipe, because its worker is lost,
     changes nothing. Persist the data, ``X = X.persist()``, where they fit into the memory of the
     workers; otherwise every sweep reads them anew.

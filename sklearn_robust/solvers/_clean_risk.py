@@ -60,7 +60,7 @@ def _minimise(
         if rows.cancel(weights):
             return coef, weights, True
         if float(now.margins.min()) > 0:
-            break  # the risk has no minimiser
+            return coef, weights, False  # the data are separable
         step = rows.newton_step(loss, now)
         if step is None:
             break
@@ -68,7 +68,8 @@ def _minimise(
         if moved is None:
             break
         coef, now = moved
-    return coef, weights, False
+    weights = clean.balanced(rows.cancelling(weights))
+    return coef, weights, rows.cancel(weights)
 
 
 def lower_along(
@@ -110,6 +111,27 @@ class PerturbedRows:
         sum_ = self.weighted_sum(self.X, weights)
         sizes = np.einsum("kn,knp->p", weights, np.abs(self.X))
         return bool(np.all(np.abs(sum_) <= TERM_ROUNDING * sizes))
+
+    def cancelling(self, weights: np.ndarray) -> np.ndarray:
+        r"""The weights, moved by the least :math:`\sum_{ik} \Delta_{ik}^2 / a_{ik}` to where the
+        perturbed rows cancel.
+
+        Coefficients far out, where the risk falls towards infinity, leave their own rounding in the
+        margins and so in the weights.
+        """
+        rows, _ = self._in_units
+        K, _, p = rows.shape
+        low, (rival, sample) = self.problem.y, np.nonzero(weights)
+        pairs = np.arange(len(sample))
+        terms = np.zeros((K, p, len(sample)))
+        terms[low[sample], :, pairs] = rows[rival, sample]
+        terms[rival, :, pairs] -= rows[rival, sample]
+        root = np.sqrt(weights[rival, sample])
+        excess = self.weighted_sum(rows, weights).ravel()
+        change = np.linalg.lstsq(terms.reshape(K * p, -1) * root, -excess, rcond=None)[0]
+        moved = weights.copy()
+        moved[rival, sample] = np.maximum(moved[rival, sample] + root * change, 0)
+        return moved
 
     def newton_step(
         self, loss: MarginLoss, now: JointEvaluation, curvatures: np.ndarray | None = None

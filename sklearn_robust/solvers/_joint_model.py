@@ -20,7 +20,9 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import sparse
 from scipy.linalg.blas import dsyrk
+from scipy.sparse.csgraph import connected_components
 
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import MarginLoss, is_exponential
@@ -231,10 +233,19 @@ class JointModel:
             self.log_weight = np.where(kept, problem.log_weight, -math.inf)
             counts = problem.class_sums((others & ~left_out & (self.log_weight > -math.inf)) * 1.0)
             judged = counts + counts.T > 0
+        self._judged = judged
         self.used = self.log_weight > -math.inf
         low, high = problem.pairs
         self.pair_places = np.flatnonzero(judged[low, high]) if self.radius > 0 else np.arange(0)
         self.low, self.high = low[self.pair_places], high[self.pair_places]
+
+    @cached_property
+    def joined(self) -> np.ndarray:
+        """1 for two classes that pairs which are judged join, directly or by others, (K, K): a
+        common shift of them changes no margin.
+        """
+        parts = connected_components(sparse.csr_array(self._judged), directed=False)[1]
+        return (parts[:, None] == parts).astype(float)
 
     # -- units
 
@@ -269,8 +280,9 @@ class JointModel:
         otherwise those of a block of samples are gone with the block.
         """
         n = len(self.problem.y)
-        sums, soft_margins = Derivatives(self), np.empty(n)
+        sums, soft_margins, of_sample = Derivatives(self), np.empty(n), np.zeros(n)
         weights = np.empty((self.problem.n_classes, n)) if hold else None
+        log_risks: list[tuple[slice, float]] = []
         total = -math.inf  # the log-risk of the blocks so far, which the sums are relative to
         for at, rows, shares, of_block in self._shares(coef, pairs):
             soft_margins[at] = of_block
@@ -278,14 +290,18 @@ class JointModel:
                 weights[:, at] = shares
             if not self.used[at].any():
                 continue
-            log_risk, of_sample = self.loss.log_risk_and_weights(of_block, self.log_weight[at])
+            log_risk, of_sample[at] = self.loss.log_risk_and_weights(of_block, self.log_weight[at])
             if log_risk == -math.inf:
+                of_sample[at] = 0.0
                 continue
+            log_risks.append((at, float(log_risk)))
             last, total = total, float(np.logaddexp(total, log_risk))
             sums.scale(math.exp(last - total))
-            shares *= math.exp(log_risk - total) * of_sample
+            shares *= math.exp(log_risk - total) * of_sample[at]
             sums.add(shares, at, rows)
-        found = self._risk_weights(soft_margins, weights)
+        for at, log_risk in log_risks:
+            of_sample[at] *= math.exp(log_risk - total)
+        found = self._risk_weights(total, of_sample, soft_margins, weights)
         value = self.value_of(found.log_risk)
         if not self.logarithmic:
             sums.scale(value)
@@ -308,13 +324,19 @@ class JointModel:
         weights, soft_margins = np.empty((self.problem.n_classes, n)), np.empty(n)
         for at, _, shares, of_block in self._shares(coef, pairs):
             weights[:, at], soft_margins[at] = shares, of_block
-        return self._risk_weights(soft_margins, weights)
-
-    def _risk_weights(self, soft_margins: np.ndarray, shares: np.ndarray | None) -> RiskWeights:
-        """The weights at soft margins (n,), and shares of the rivals (K, n), in the place of these,
-        or without those of the rivals.
-        """
         log_risk, of_sample = self.loss.log_risk_and_weights(soft_margins, self.log_weight)
+        return self._risk_weights(float(log_risk), of_sample, soft_margins, weights)
+
+    def _risk_weights(
+        self,
+        log_risk: float,
+        of_sample: np.ndarray,
+        soft_margins: np.ndarray,
+        shares: np.ndarray | None,
+    ) -> RiskWeights:
+        """The weights of a loss at soft margins (n,), and shares of the rivals (K, n), in the place
+        of these, or without those of the rivals.
+        """
         curvature = self.loss.curvature(soft_margins, of_sample)
         if not self.logarithmic:
             value = math.exp(log_risk)
@@ -323,7 +345,7 @@ class JointModel:
             for at, _ in self.problem.blocks():
                 shares[:, at] *= of_sample[at]
         smallest = float(soft_margins[self.used].min())
-        return RiskWeights(float(log_risk), shares, of_sample, curvature, smallest)
+        return RiskWeights(log_risk, shares, of_sample, curvature, smallest)
 
     def log_risk(self, coef: np.ndarray, pairs: np.ndarray) -> float:
         """The log-risk alone."""
@@ -365,7 +387,7 @@ class JointModel:
         sums = Derivatives(self)
         for block, rows in self.blocks():
             change, own = self.scores(step.coef, rows), self.problem.y[block]
-            change += penalties[:, own]
+            change += penalties.take(own, axis=1)
             weights = at.weights[:, block]
             mean = np.einsum("ki,ki->i", weights, change) * inverse[block]
             against = change[own, np.arange(len(own))] - mean
@@ -389,7 +411,7 @@ class JointModel:
             shares, own = self.scores(coef, rows), self.problem.y[at]
             places = np.arange(len(own))
             correct = shares[own, places]
-            shares += penalties[:, own]
+            shares += penalties.take(own, axis=1)
             shares[own, places] = -math.inf
             if self.left_out is not None:
                 shares[:, ~self.used[at]] = 0.0  # samples without weight have any margin

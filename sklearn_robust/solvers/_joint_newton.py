@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from scipy.linalg import LinAlgError
 
 from sklearn_robust.solvers._joint_cones import Scaling
@@ -83,16 +84,16 @@ class NewtonSystems:
         of_product = 4 * problem.n_classes * (problem.n_features + _WORK_ON_SCORE)
         return float(estimate.places.size**2 / of_product)
 
-    def _gauge(self, at: RiskPoint) -> float:
-        """The curvature given to the common shift of all classes, which changes no margin."""
-        return float(at.class_sums.sum()) / self.model.problem.n_classes
+    def _gauge(self, at: RiskPoint) -> np.ndarray:
+        """The curvature given to the common shift of classes that are joined, (K, K)."""
+        return float(at.class_sums.sum()) / self.model.problem.n_classes * self.model.joined
 
     def _product(
-        self, at: RiskPoint, scaling: Scaling | None, gauge: float, step: Direction
+        self, at: RiskPoint, scaling: Scaling | None, gauge: np.ndarray, step: Direction
     ) -> Direction:
         """The Newton matrix times a step, exactly."""
         product = self.model.hessian_product(at, step)
-        coef = product.coef + gauge * step.coef.sum(axis=0)
+        coef = product.coef + gauge @ step.coef
         pairs = product.pairs
         if scaling is not None:
             difference = self.differences
@@ -107,7 +108,7 @@ class NewtonSystems:
         self,
         at: RiskPoint,
         scaling: Scaling | None,
-        gauge: float,
+        gauge: np.ndarray,
         right: Direction,
     ) -> tuple[Direction, int]:
         """The solution and the number of products."""

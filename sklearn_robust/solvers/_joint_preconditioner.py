@@ -38,8 +38,8 @@ class HessianEstimate:
     at : RiskPoint
     scaling : Scaling or None
         The cones; None where there is no adversary.
-    gauge : float
-        The curvature given to the common shift of all classes.
+    gauge : ndarray of shape (K, K)
+        The curvature given to the common shift of classes that are joined.
     most : int
         Unknowns of the dense matrix at most.
     """
@@ -50,7 +50,7 @@ class HessianEstimate:
         differences: PairDifferences,
         at: RiskPoint,
         scaling: Scaling | None,
-        gauge: float,
+        gauge: np.ndarray,
         most: int,
     ) -> None:
         K, d = model.problem.n_classes, model.problem.n_features
@@ -71,7 +71,11 @@ class HessianEstimate:
         self.pairs = self.places.size + np.arange(len(model.low))
 
     def blocks(
-        self, curvature: np.ndarray, features: np.ndarray, scaling: Scaling | None, gauge: float
+        self,
+        curvature: np.ndarray,
+        features: np.ndarray,
+        scaling: Scaling | None,
+        gauge: np.ndarray,
     ) -> np.ndarray:
         """The blocks (m, K, K) of features with the cones, from those of the Hessian."""
         blocks = curvature + gauge
@@ -79,7 +83,7 @@ class HessianEstimate:
             diagonal = self.on_features(scaling.diagonal, features, power=2)
             blocks += _laplacian(self.model, diagonal).transpose(2, 0, 1)
         K = blocks.shape[1]
-        blocks[:, np.arange(K), np.arange(K)] += _BLOCK_RIDGE * gauge
+        blocks[:, np.arange(K), np.arange(K)] += _BLOCK_RIDGE * np.diag(gauge)
         return blocks
 
     def on_features(self, by_column: np.ndarray, features: np.ndarray, power: int) -> np.ndarray:
@@ -99,7 +103,7 @@ class Preconditioner:
     ----------
     estimate : HessianEstimate
     scaling : Scaling or None
-    gauge : float
+    gauge : ndarray of shape (K, K)
 
     Raises
     ------
@@ -107,7 +111,9 @@ class Preconditioner:
         If the matrix is not positive definite.
     """
 
-    def __init__(self, estimate: HessianEstimate, scaling: Scaling | None, gauge: float) -> None:
+    def __init__(
+        self, estimate: HessianEstimate, scaling: Scaling | None, gauge: np.ndarray
+    ) -> None:
         self.estimate = estimate
         self._rows: np.ndarray | None = None
         if scaling is not None and scaling.row_of_pair.any():
@@ -129,7 +135,7 @@ class Preconditioner:
         rows[at[:, 0], estimate.pairs] = scaling.row_of_pair
         return rows
 
-    def _eliminate_others(self, scaling: Scaling | None, gauge: float) -> None:
+    def _eliminate_others(self, scaling: Scaling | None, gauge: np.ndarray) -> None:
         """The inverse blocks of the features outside the dense matrix, and what joins them."""
         estimate, model = self.estimate, self.estimate.model
         blocks = estimate.blocks(estimate.curvature, estimate.others, scaling, gauge)
@@ -148,7 +154,7 @@ class Preconditioner:
         self._root = np.linalg.cholesky(coupled)
         self._rows = solve_triangular(self._root, self._rows, lower=True, check_finite=False)
 
-    def _factorise(self, scaling: Scaling | None, gauge: float) -> tuple[np.ndarray, bool]:
+    def _factorise(self, scaling: Scaling | None, gauge: np.ndarray) -> tuple[np.ndarray, bool]:
         """The Cholesky factor of the dense matrix."""
         for ridge in _RIDGES:
             matrix = self._matrix(scaling, gauge)
@@ -163,11 +169,11 @@ class Preconditioner:
                 continue
         raise LinAlgError("The Newton matrix is not positive definite.")
 
-    def _matrix(self, scaling: Scaling | None, gauge: float) -> np.ndarray:
+    def _matrix(self, scaling: Scaling | None, gauge: np.ndarray) -> np.ndarray:
         """The upper triangle of the dense matrix."""
         estimate = self.estimate
         matrix, places = estimate.matrix.copy(), estimate.places
-        matrix[places[:, None, :], places[None, :, :]] += gauge
+        matrix[places[:, None, :], places[None, :, :]] += gauge[:, :, None]
         if scaling is not None:
             self._add_cones(matrix, scaling)
         return matrix

@@ -205,7 +205,11 @@ class JointRun:
         return self.model.log_risk(self.coef, norms) - bound <= self.tol
 
     def recedes(self) -> bool:
-        """Whether the risk falls without end in some direction, which is decided once."""
+        """Whether the risk falls without end in some direction, which is decided once, of all
+        pairs: the risk of those that such a direction leaves has a minimiser.
+        """
+        if self.model is not self.whole:
+            return False
         if not self._decided:
             self._decided = True
             self.recession = recession(self.whole, self.pairs_of_whole)

@@ -454,7 +454,7 @@ class _Newton:
             # at the minimiser the best scale of the weights is their total times the risk
             near = np.array([log_risk + math.log(reached.weights.sum())])
             bound = self.loss.log_risk_bound(feasible, self.problem.log_weight, near)
-            if -math.expm1(float(bound[0]) - log_risk) > self.tol:
+            if -math.expm1(min(float(bound[0]) - log_risk, 0.0)) > self.tol:
                 return None  # even if they were feasible
             weighted_sum = self.problem.weighted_sum(feasible)
             if proves_not_separable(self.problem, feasible, weighted_sum=weighted_sum)[0]:

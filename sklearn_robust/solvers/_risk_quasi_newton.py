@@ -53,7 +53,7 @@ _SAFE = 0.9  # share of the inset up to which the estimated error of the weights
 _TIE_ROUNDING = 1e-12  # sizes of coordinates that are tied at the largest
 _LEAST_CURVATURE = 1e-8  # cosine of step and change of the gradient from which a pair is used
 
-_WINDOW = 4  # iterations over which the rate of convergence is measured
+_LEAST_HALF = 2  # iterations from which the last half of them shows the rate of convergence
 _KNOWN_CHANGE = 1e-4  # relative change of the gradient that single precision resolves
 _SINGLE_SLACK = 1e-3  # slack from which single precision, where it stalls, gives way to double
 
@@ -136,7 +136,7 @@ def quasi_newton(
 
 @dataclass(frozen=True)
 class _Point:
-    """A predictor, the loss at it and its gradient, in units in which the ball is plain.
+    """A predictor, the loss at it and its gradient, in units in which the ball has radius 1.
 
     Attributes
     ----------
@@ -181,19 +181,17 @@ class _QuasiNewton:
 
     An iteration takes a step d, then minimises over the plane of the predictors (u w + v d, b), on
     scores that are known. Where the predictor is stationary along its ray and in b, the weights
-    exceed the ball of the search by the share :math:`(\|g\|_q - g \cdot w / \|w\|_{q^*}) /
-    (\epsilon\, r \cdot a)`, g = Z^T a: the slack.
+    exceed the ball of the search by the share :math:`(\|g\|_q - g \cdot w / \|w\|_{q^*}) / (r
+    \cdot a)`, g = Z^T a: the slack.
 
     Attributes
     ----------
     used : ndarray of shape (n,), bool, or slice
         Samples of positive weight.
-    eps : float
-        The radius of the problem.
     inset : float
         The share by which the radius of the search is smaller.
     unit : float or ndarray of shape (d,)
-        How far the adversary moves each feature.
+        How far the adversary moves each feature, at most: in these units the ball has radius 1.
     basis : ndarray of shape (4, n)
         Scores, their change in a step, labels, and the factors of the samples on the radius.
     centre : ndarray of shape (d,) or None
@@ -212,34 +210,36 @@ class _QuasiNewton:
         self.log_weight = problem.log_weight[0]
         used = self.log_weight > -math.inf
         self.used: np.ndarray | slice = slice(None) if used.all() else used
-        self.eps = float(problem.radius[0])
         self.inset = 0.0
         self.norm = LpNorm(problem.threat.q).dual
         scale = problem.threat.scale
-        self.unit: np.ndarray | float = 1.0 if scale is None else scale
+        self.unit: np.ndarray | float = float(problem.radius[0]) * (1.0 if scale is None else scale)
         self.basis = np.zeros((4, problem.y.shape[1]))
         self.basis[2], self.basis[3] = problem.y[0], problem.factors
         self.centre: np.ndarray | None = None
         self.single = _in_single_precision(problem.rows)
         self.steps = self.changes = np.empty((0, problem.n_features + (self.norm.p == math.inf)))
 
+    # what overflows, in single precision or at units far from 1, is not finite, and ends the method
+    @np.errstate(over="ignore", divide="ignore", invalid="ignore")
     def run(
         self, start: np.ndarray, max_iter: int, record: _Record
     ) -> tuple[Solution | None, np.ndarray, int]:
         """Iterate: certificate, step, search, gradient."""
         at = self._start(start)
         slacks: list[float] = []
+        iteration = 0
         for iteration in range(1, max_iter + 1):
-            if at.margins[self.used].min() > 0:
-                coef = self._coef(at)
-                return self.certify(coef, near=at.intercept), coef, iteration - 1
             self._adapt_inset(at)
             slacks.append(self._slack(at))
-            ends = slacks[-1] <= _SAFE * self.inset
+            if not math.isfinite(slacks[-1]):
+                break
+            separates = bool(at.margins[self.used].min() > 0)
+            ends = separates or slacks[-1] <= _SAFE * self.inset
             if ends:
-                solution = self._proven(at)
+                solution = self._separator(at) if separates else self._proven(at)
                 if solution is not None:
-                    return solution, solution.coef.astype(np.float64), iteration
+                    return solution, self._coef(at), iteration
             slow = self._expected(slacks) > max_iter or self._at_floor(slacks)
             moved = None if ends or slow else self._moved(at)
             if moved is not None:
@@ -249,9 +249,9 @@ class _QuasiNewton:
                 at = self._in_double(at)
                 slacks.clear()
             else:
-                return None, self._coef(at), iteration
+                break
             record(iteration, self._coef(at))
-        return None, self._coef(at), max_iter
+        return None, self._coef(at), iteration
 
     def _at_floor(self, slacks: list[float]) -> bool:
         """Whether single precision has no more to give."""
@@ -263,10 +263,11 @@ class _QuasiNewton:
         )
 
     def _expected(self, slacks: list[float]) -> float:
-        """The iterations that are needed in all, at the rate of the last ones."""
-        if len(slacks) < _WINDOW + 2 or slacks[-1] <= self.inset or not self.inset:
+        """The iterations that are needed in all, at the rate of the last half of them."""
+        half = len(slacks) // 2
+        if half < _LEAST_HALF or slacks[-1] <= self.inset or not self.inset:
             return 0.0
-        rate = math.log(slacks[-1 - _WINDOW] / slacks[-1]) / _WINDOW
+        rate = math.log(slacks[-1 - half] / slacks[-1]) / half
         return len(slacks) + math.log(slacks[-1] / self.inset) / rate if rate > 0 else math.inf
 
     def _start(self, start: np.ndarray) -> _Point:
@@ -309,7 +310,7 @@ class _QuasiNewton:
     @property
     def _inner(self) -> float:
         """The radius of the search."""
-        return self.eps * (1 - self.inset)
+        return 1 - self.inset
 
     def _in_double(self, at: _Point) -> _Point:
         """The point in double precision, in which the search goes on."""
@@ -349,7 +350,7 @@ class _QuasiNewton:
 
     def _adapt_inset(self, at: _Point) -> None:
         """Let the inset cost its share of the tolerance, unless it nearly does."""
-        pressure = self.eps * at.size * at.total_weight
+        pressure = at.size * at.total_weight
         inset = min(_INSET_SHARE * self.tol / pressure, _MOST_INSET) if pressure > 0 else 0.0
         if abs(inset - self.inset) > _INSET_CHANGE * inset:
             self.inset = inset
@@ -358,12 +359,17 @@ class _QuasiNewton:
         """How far the weights are outside the ball, as a share of it, once they are stationary
         along the ray of the coefficients.
         """
-        bound = max(self.eps * at.total_weight, np.finfo(float).tiny)
+        bound = max(at.total_weight, np.finfo(float).tiny)
         g = at.weighted_sum
         size = math.sqrt(g @ g) if self.norm.p == 2 else float(np.abs(g).sum())
         if at.size == 0:
             return size / bound - 1
         return (size - float(at.weighted_sum @ at.coef) / at.size) / bound
+
+    def _separator(self, at: _Point) -> Solution | None:
+        """The point, if it separates the data: its margins here are sums over many steps."""
+        solution = self.certify(self._coef(at), near=at.intercept)
+        return solution if solution.separable[0] else None
 
     def _proven(self, at: _Point) -> Solution | None:
         """The point, made stationary along its ray, if its own weights prove it."""
@@ -375,7 +381,7 @@ class _QuasiNewton:
         feasible = problem.balanced(found.weights[None])
         near = np.array([found.log_risk + math.log(found.weights.sum())])
         bound = self.loss.log_risk_bound(feasible, problem.log_weight, near)
-        if -math.expm1(float(bound[0]) - found.log_risk) > self.tol:
+        if -math.expm1(min(float(bound[0]) - found.log_risk, 0.0)) > self.tol:
             return None  # even if they were feasible
         if not proves_not_separable(problem, feasible)[0]:
             return None
@@ -403,6 +409,8 @@ class _QuasiNewton:
             return None
         self.basis[0] = at.scores
         self.basis[1] = self._scores(step)
+        if not np.isfinite(self.basis[1]).all():
+            return None
         free = self._free(at, ray=True, step=True)
         first = np.array([1.0, 0.0, at.intercept])
         if len(self.steps):
@@ -542,8 +550,9 @@ class _QuasiNewton:
             furthest = _MOST_CHANGE * max(1.0, float(np.abs(theta[:2]).max()))
             move *= min(1.0, furthest / (float(np.abs(move[:2]).max()) or 1.0))
             theta = theta + move
+            theta[:2] = np.maximum(theta[:2], 0.0)  # beyond, linear norms are not norms
             if bounded:
-                theta[1] = min(max(theta[1], 0.0), theta[0])
+                theta[1] = min(theta[1], theta[0])
         assert found is not None
         return found
 
@@ -609,7 +618,10 @@ def _euclidean(coef: np.ndarray, step: np.ndarray) -> _Size:
 
     def value(u: float, v: float) -> tuple[float, np.ndarray, np.ndarray]:
         at = products @ (u, v)
-        size = math.sqrt(max(float(at @ (u, v)), np.finfo(float).tiny))
+        square = float(at @ (u, v))
+        if not square > 0:
+            return 0.0, np.zeros(2), np.zeros((2, 2))
+        size = math.sqrt(square)
         slope = at / size
         return size, slope, (products - np.outer(slope, slope)) / size
 

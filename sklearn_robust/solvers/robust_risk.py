@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust._adversaries import Boxes
+from sklearn_robust._adversaries import Boxes, Slots
 from sklearn_robust._clarabel import SolverFailure
 from sklearn_robust._own_sets import OwnSets
 from sklearn_robust.certificates import over_size, repaired_weights, robust_margin
@@ -28,7 +28,7 @@ from sklearn_robust.solvers._risk_boxes import minimise_on_boxes, newton_on_boxe
 from sklearn_robust.solvers._risk_conic import conic_newton
 from sklearn_robust.solvers._risk_lbfgs import lbfgs
 from sklearn_robust.solvers._risk_newton import newton
-from sklearn_robust.solvers._risk_programs import minimise_by_program
+from sklearn_robust.solvers._risk_programs import minimise_by_program, takes_program
 from sklearn_robust.solvers._risk_quasi_newton import affordable_iterations, quasi_newton, serves
 from sklearn_robust.solvers.solution import Monitor, Monitoring, Solution, stack_solutions
 from sklearn_robust.threats import ProximalThreat, is_ball, offers
@@ -227,7 +227,22 @@ class _OneProblem:
             n_iter += more
             solution, coef, more = self._newton(coef, before=n_iter)
             n_iter += more
+        if self._proves_nothing(solution) and n_iter < self.max_iter and self._takes_program:
+            found, reached, more = self._search_by_program(coef)
+            if found is not None:
+                return found, reached, n_iter + more
         return solution, coef, n_iter
+
+    @staticmethod
+    def _proves_nothing(solution: Solution | None) -> bool:
+        return solution is None or solution.separable[0] is None
+
+    @property
+    def _takes_program(self) -> bool:
+        """Whether one cone program of all samples serves the problem."""
+        return isinstance(self.problem.adversary, Slots) and takes_program(
+            JointProblem.of_two_classes(self.problem), self.loss
+        )
 
     def _search_on_boxes(self, start: np.ndarray) -> tuple[Solution | None, np.ndarray, int]:
         """L-BFGS-B, and where it stops short Newton's method with a cone program as its step."""

@@ -122,8 +122,9 @@ class LpBall(ThreatMixin):
 
     @property
     def columns(self) -> np.ndarray:
-        if self.clip is None or self.scale is None:
+        if self.clip is None:
             return super().columns
+        assert self.scale is not None, "without a scale the number of features is not known"
         return np.flatnonzero(self.scale)
 
     def bind(self, n_features: int, names: Any = None, classes: Any = None) -> LpBall:

@@ -14,7 +14,7 @@ from sklearn_robust.threats._available import available_if
 from sklearn_robust.threats._cones import box_rows
 from sklearn_robust.threats._decisions import decide
 from sklearn_robust.threats._interface import ConicSet
-from sklearn_robust.threats._limits import bound_limits, check_limits, dense, room
+from sklearn_robust.threats._limits import bound_limits, check_limits, dense, room, rows_of
 from sklearn_robust.threats._members import check_numbers, per_feature, times
 from sklearn_robust.threats._mixin import ThreatMixin
 
@@ -271,7 +271,11 @@ class LimitedBoxes(Box):
         reach = np.where(v > 0, self.reach_above, -np.asarray(self.reach_below))
         reached, open_ = decide(np.inf, self.X, v, self.limits, reach, None, values)
         if open_.any():
-            reached[open_] = (self.support(v) >= values)[open_]
+            below, above = (
+                rows_of(np.asarray(end), open_) for end in (self.reach_below, self.reach_above)
+            )
+            rest = LimitedBoxes(below, above, self.X[open_], self.limits)
+            reached[open_] = rest.support(rows_of(v, open_)) >= values[open_]
         return reached
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 _SURE = 1e-12  # share of what is compared that rounding may take
+_SMALLEST = 1e-140  # slope relative to the largest, whose square is a number to rely on
 _PARTS = 12  # numbers of features that are filled at once
 _MAX_LEVELS = 8  # levels that are tried; three or four decide
 
@@ -30,6 +31,7 @@ def decide(
     ----------
     q : float
     X : array of shape (n, d)
+        Within the limits.
     v : array of shape (d,), or (n, d), which is left open for q = 1
     limits : pair (low, high)
     size : float or array
@@ -46,16 +48,22 @@ def decide(
     nothing = np.zeros(len(X), dtype=bool)
     if q not in (1, 2, math.inf) or (q == 1 and v.ndim > 1):
         return nothing, ~nothing
-    moving = v != 0 if scale is None else (v != 0) & (np.asarray(scale) > 0)
-    bound = np.where(moving, np.where(v > 0, limits[1], limits[0]), 0.0)
-    # entries without a value and limits without end are left open; tiny levels overflow
+    v = v if scale is None else np.where(np.asarray(scale) > 0, v, 0.0)
+    bound = np.where(v > 0, limits[1], np.where(v < 0, limits[0], 0.0))
+    # entries without a value, limits without end and what overflows are left open
     with np.errstate(all="ignore"):
+        largest = np.max(np.abs(v), axis=-1, keepdims=True, initial=0.0)
+        v = v / np.where(largest > 0, largest, 1.0)
+        values = values / np.where(largest > 0, largest, 1.0)[..., 0]
         if q == math.inf:
             return _in_box(X, v, bound, np.asarray(size), values)
-        scale = np.ones(X.shape[1]) if scale is None else np.where(scale > 0, scale, 1.0)
-        eps = np.broadcast_to(np.asarray(size, dtype=np.float64), len(X))
+        unit = 1.0 if scale is None else np.max(scale, initial=0.0) or 1.0
+        scale = np.ones(X.shape[1]) if scale is None else np.where(scale > 0, scale / unit, 1.0)
+        if np.any((v != 0) & (scale * np.abs(v) < _SMALLEST)):
+            return nothing, ~nothing
+        eps = np.broadcast_to(np.asarray(size, dtype=np.float64) * unit, len(X))
         in_ball = _in_l1_ball if q == 1 else _in_l2_ball
-        reached, left = in_ball(X, np.where(moving, v, 0.0), bound, scale, eps, values)
+        reached, left = in_ball(X, v, bound, scale, eps, values)
     trivial = (eps == 0) | (values <= 0)
     return np.where(trivial, values <= 0, reached), left & ~trivial
 
@@ -71,7 +79,7 @@ def _in_box(
     low = np.where(v > 0, bound - reach, -math.inf)
     high = np.where(v > 0, math.inf, bound + reach)
     gain = _dot(bound, v) - _dot(np.clip(X, low, high), v)
-    return _compared(gain, gain, values, np.abs(_dot(bound, v)) + np.abs(gain))
+    return _compared(gain, gain, values, _dot(np.abs(bound), np.abs(v)) + np.abs(gain))
 
 
 def _in_l1_ball(
@@ -104,8 +112,8 @@ def _in_l1_ball(
     least = gained[rows, last] + share * (gained[rows, more] - gained[rows, last])
     slope = np.append(slopes[order], 0.0)[np.append(0, counts)]
     most = gained[rows, last] + slope[last] * left
-    terms = np.abs(_dot(bound, v)) + gained[rows, more]
-    terms += slopes[order[0]] * (np.sum(np.abs(bound) / scale) + used[rows, more])
+    terms = gained[rows, more]
+    terms = terms + slopes[order[0]] * (np.sum(np.abs(bound) / scale) + used[rows, more])
     return _compared(least, most, values, terms)
 
 
@@ -122,17 +130,17 @@ def _in_l2_ball(
     The worst points of balls of all radii are :math:`|\delta_j| = \min(\tau s_j^2 |v_j|, r_j)`:
     with the level :math:`\tau` both their norm and their gain grow. A level with at most the radius
     and at least the number shows that the number is reached, one with at least the radius and less
-    than the number that it is not. Between the two roots every level decides.
+    than the number that it is not. Between the two roots every level decides. Levels, caps and
+    numbers are in units of the radius.
     """
     weights = (scale * v) ** 2
     # levels at which features are stopped; none is before the first one that is tried
-    caps = (bound - X) / np.where(weights > 0, scale**2 * v, 1.0)
-    level = np.broadcast_to(eps / np.sqrt(weights.sum(axis=-1)), len(X))
+    caps = (bound - X) / np.where(weights > 0, scale * (scale * v), 1.0) / eps[:, None]
+    level = np.broadcast_to(1 / np.sqrt(weights.sum(axis=-1)), len(X))
     whole = _dot(bound, v) - _dot(X, v)  # the gain of the limits without a ball
-    some = _compared(whole, whole, values, np.abs(_dot(bound, v)) + whole)
+    some = _compared(whole, whole, values, _dot(np.abs(bound), np.abs(v)) + np.abs(whole))
     reached, rest = np.zeros(len(X), dtype=bool), np.flatnonzero(some[0] | some[1])
-    caps, level = caps[rest], level[rest]
-    eps, values = eps[rest], values[rest]
+    caps, level, values = caps[rest], level[rest], (values / eps)[rest]
     weights = weights if weights.ndim == 1 else weights[rest]
     low, high = np.zeros(len(rest)), np.full(len(rest), math.inf)
     slopes = np.array([2.0, 1.0])[:, None]  # both logarithms grow so much with that of the level
@@ -141,7 +149,7 @@ def _in_l2_ball(
         points = np.minimum(caps, level[:, None])
         gain = _dot(points, weights)
         square = _dot(np.multiply(points, points, out=points), weights)
-        sizes = np.stack([square / eps**2, gain / values])  # 1 at the roots
+        sizes = np.stack([square, gain / values])  # 1 at the roots
         below, above = sizes <= 1 - _SURE, sizes >= 1 + _SURE
         yes, no = below[0] & above[1], above[0] & below[1]
         reached[rest[yes]] = True
@@ -149,9 +157,7 @@ def _in_l2_ball(
         rest = rest[kept]
         if len(rest) == 0:
             break
-        caps, level, eps, values, low, high = (
-            part[kept] for part in (caps, level, eps, values, low, high)
-        )
+        caps, level, values, low, high = (part[kept] for part in (caps, level, values, low, high))
         weights = weights if weights.ndim == 1 else weights[kept]
         logs, place = np.log(sizes[:, kept]), np.log(level)
         low, high = np.where(logs[0] < 0, level, low), np.where(logs[0] < 0, high, level)

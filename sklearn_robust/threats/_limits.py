@@ -263,13 +263,13 @@ class LimitedBalls(CappedBall):
         if open_.any():
             eps = np.broadcast_to(self.eps, len(open_))[open_]
             rest = LimitedBalls(self.q, eps, self.scale, self.X[open_], self.limits)
-            reached[open_] = rest.support(_rows(v, open_)) >= values[open_]
+            reached[open_] = rest.support(rows_of(v, open_)) >= values[open_]
         return reached
 
 
-def _rows(v: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Some rows of an array (n, d); the one (d,) of all."""
-    return v if v.ndim == 1 else v[chosen]
+def rows_of(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Some rows of an array (n, d); the one row, or number, of all."""
+    return values[chosen] if values.ndim == 2 else values
 
 
 def _in_order(move: np.ndarray, eps: np.ndarray) -> np.ndarray:

@@ -147,3 +147,9 @@ def test_no_set_turns_a_class_whose_score_is_infinite(clip):
     np.testing.assert_array_equal(by_blocks(distances, X, y, coef, intercept), margins)
     held = robustly_correct(X, y, coef, intercept, threat)
     np.testing.assert_array_equal(held, [True, False])
+
+
+@pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
+def test_a_lead_of_infinity_over_infinity_is_broken(clip):
+    X, y, intercept = np.full((2, 3), 0.5), np.array([0, 2]), np.array([math.inf, math.inf, 0.0])
+    assert not robustly_correct(X, y, np.eye(3), intercept, LpBall(2, 0.1, clip=clip)).any()

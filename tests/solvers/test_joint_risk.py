@@ -178,6 +178,25 @@ def test_a_category_that_has_one_class_costs_no_certificate(
     assert not whole.weights[:, ~others].any()
 
 
+@pytest.mark.parametrize("q", [2.0, math.inf])
+def test_pairs_of_a_class_that_are_left_out_leave_the_risk_of_the_others(q):
+    """No pair joins the class to the others: it has a shift of its own, which moves no margin."""
+    X, y = overlapping(4, n_features=3, n=80)
+    eps = EPS[q]
+    whole = JointModel(
+        JointProblem.from_data(X, y, q=q, eps=eps, fit_intercept=True), LOSSES["exponential"]
+    )
+    run = JointRun(whole, TOL, Monitoring(0, ()))
+    run.judge(JointModel(whole.problem, whole.loss, (y == 3) | (np.arange(4) == 3)[:, None]))
+    assert np.array_equal(run.model.joined[3], [0, 0, 0, 1])
+    InteriorPoint(run, 40).minimise()
+    others = JointProblem.from_data(X[y < 3], y[y < 3], q=q, eps=eps, fit_intercept=True)
+    least = minimise_joint_risk(others, whole.loss, tol=TOL)
+    assert run.ended
+    assert not run.coef[3].any()
+    assert run.bounds.bound == pytest.approx(np.log((y < 3).mean()) + least.bound, abs=2 * TOL)
+
+
 @pytest.mark.parametrize("loss", ["exponential", "logistic"])
 def test_without_adversary(loss):
     X, y = overlapping(3, seed=3)
@@ -515,10 +534,11 @@ def test_the_preconditioner_is_the_inverse_of_its_matrix(q):
     at = model.at(coef, norms, hold=True)
     cones = CONES[q](differences.of(coef), at.gradient.pairs, 0.3)
     scaling = cones.scaling(0.1 * at.gradient.pairs)
+    gauge = 0.2 * model.joined
 
     def matrix(most):
-        estimate = HessianEstimate(model, differences, at, scaling, 0.2, most)
-        inverse = Preconditioner(estimate, scaling, 0.2)
+        estimate = HessianEstimate(model, differences, at, scaling, gauge, most)
+        inverse = Preconditioner(estimate, scaling, gauge)
         unit = np.eye(coef.size + 3)
         columns = [
             inverse.solve(Direction(e[: coef.size].reshape(coef.shape), e[coef.size :])).flat()

@@ -12,10 +12,11 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.preprocessing import scale
 
 from sklearn_robust import RobustLinearClassifier
+from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers import minimise_robust_risk, robust_risk
+from sklearn_robust.solvers import minimise_joint_risk, minimise_robust_risk, robust_risk
 from sklearn_robust.solvers._nonnegative_quadratic import minimise_nonnegative_quadratic
 from sklearn_robust.threats import Box, Ellipsoid, FeatureBudget, LpBall, OneHot, Relations
 
@@ -357,3 +358,40 @@ def test_a_category_of_one_class_is_certified_against_boxes_of_samples(loss):
     model = RobustLinearClassifier(threat=box, loss=loss).fit(X, y)
     assert model.separable_ is False
     assert model.dual_gap_ < 1e-6
+
+
+def test_a_category_of_one_class_is_certified_against_balls_within_limits():
+    rng = np.random.default_rng(0)
+    y = np.arange(14) % 2
+    X = rng.normal(size=(14, 2)) + 0.5 * rng.normal(size=(2, 2))[y]
+    category = np.where((y == 0) & (rng.random(14) < 0.4), 2, rng.integers(0, 2, 14))
+    X = np.hstack([X, np.eye(3)[category]])
+    ball = LpBall(2, 0.2, scale=[1, 1, 0, 0, 0], clip=(-6, 6))
+    problem = RobustProblem.from_data(X, 2.0 * y[None] - 1, threat=ball, fit_intercept=True)
+    solution = minimise_robust_risk(problem, LOSSES["exponential"], EUCLIDEAN)
+    assert solution.separable == [False]
+    assert solution.gap[0] < 1e-6
+
+
+@pytest.mark.parametrize("q", [1, 2, math.inf])
+def test_the_sets_of_limits_are_those_of_each_sample(data, q):
+    X, y = data
+    ball = LpBall(q, 0.3, clip=(-1.5, 1.5))
+    problem = RobustProblem.from_data(X, y[None], threat=ball, fit_intercept=True)
+    w = np.random.default_rng(0).normal(size=D)
+    each = [ball.at(x).support(-label * w) for x, label in zip(X, y, strict=True)]
+    assert problem.penalties(w[None])[0] == pytest.approx(each, abs=1e-12)
+
+
+def test_a_minimiser_at_infinity_is_certified():
+    """Class 2 is separable from the others: the coefficients of the program are in the thousands,
+    and their weights have more error than a proof allows."""
+    rng = np.random.default_rng([52, 3, 17])
+    upper, lower = rng.uniform(0.05, 0.4, 5), rng.uniform(0.0, 0.3, 5)
+    y = np.arange(24) % 3
+    X = 0.3 * rng.normal(size=(3, 5))[y] + rng.normal(size=(24, 5))
+    threat = Box(-lower, upper) & LpBall(2, 0.3)
+    problem = JointProblem.from_data(X, y, threat=threat, fit_intercept=True)
+    solution = minimise_joint_risk(problem, LOSSES["exponential"])
+    assert np.abs(solution.coef).max() > 100
+    assert solution.gap < 1e-6

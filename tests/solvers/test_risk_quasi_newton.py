@@ -102,11 +102,13 @@ def test_single_precision_first_is_as_exact(q, alone, monkeypatch):
     assert single.log_risk[0] == pytest.approx(float(double.log_risk[0]), abs=2e-10)
 
 
-@pytest.mark.parametrize("unit", [1e-60, 1e60])
-def test_entries_beyond_single_precision(unit, monkeypatch):
-    monkeypatch.setattr(_risk_quasi_newton, "_SINGLE_FROM", 0)
+@pytest.mark.parametrize("q", [1, 2])
+@pytest.mark.parametrize("unit", [1e-140, 1e-60, 1e20, 1e60, 1e140])
+@pytest.mark.parametrize("single_from", [0, math.inf])
+def test_any_unit(q, unit, single_from, monkeypatch):
+    monkeypatch.setattr(_risk_quasi_newton, "_SINGLE_FROM", single_from)
     X, y = noisy()
-    problem = RobustProblem.from_data(X * unit, y, q=2, eps=0.2 * unit, fit_intercept=True)
+    problem = RobustProblem.from_data(X * unit, y, q=q, eps=0.2 * unit, fit_intercept=True)
     found = minimise_robust_risk(problem, LOSSES["logistic"], NORM, tol=1e-6)
     assert found.gap[0] <= 1e-6
 
@@ -139,6 +141,19 @@ def test_zero_against_a_large_radius(q):
     found = minimise_robust_risk(problem, LOSSES["logistic"], NORM, tol=1e-9)
     assert not found.coef.any()
     assert found.gap[0] <= 1e-9
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("q", [1, 2])
+def test_a_start_against_a_large_radius(q, loss, monkeypatch):
+    # a step back through zero, at which the penalty must not become negative
+    monkeypatch.setattr(_risk_quasi_newton, "_LEAST_ENTRIES", 0)
+    monkeypatch.setattr(_risk_quasi_newton, "_LEAST_COLUMNS", {1: 1, 2: 1})
+    X, y = noisy(n=60, d=1)
+    problem = RobustProblem.from_data(X, y, q=q, eps=5.0, fit_intercept=True)
+    found = minimise_robust_risk(problem, loss, NORM, tol=1e-6, coef_init=np.array([[-0.95]]))
+    assert found.separable == [False]
+    assert found.gap[0] <= 1e-6
 
 
 @pytest.mark.parametrize("q", [1, 2])

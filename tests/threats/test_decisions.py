@@ -1,5 +1,7 @@
 """Whether the worst case within limits reaches a number, against the support function."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -51,3 +53,26 @@ def test_missing_values_ends_and_numbers_that_are_met():
     sets = at(Box(0, [0.2, np.inf], clip=(0, 1)), X)
     assert reaches(sets, v, support(sets, v)).all()
     assert not reaches(sets, v, np.full(3, np.inf)).any()
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0, -1e6])
+@pytest.mark.parametrize("unit", [1e-160, 1e-3, 1e140])
+def test_decisions_are_right_in_any_unit_and_far_from_zero(offset, unit):
+    rng = np.random.default_rng(2)
+    X = offset + samples(rng, 40, 6)
+    for q, eps, v in product(
+        (1, 2, np.inf), (1e-140, 0.3), (np.resize([1.0, -1.0], 6), rng.normal(size=(40, 6)))
+    ):
+        sets = at(LpBall(q, eps, clip=(offset, offset + 1)), X)
+        worst = support(sets, unit * v)
+        for factor in (0.5, 1 - 1e-9, 1 + 1e-9, 2.0):
+            np.testing.assert_array_equal(
+                reaches(sets, unit * v, factor * worst), worst >= factor * worst
+            )
+
+
+def test_a_feature_of_tiny_slope_counts_where_the_others_are_at_their_limits():
+    X, v, scale = np.array([[0.0, 0.2]]), np.array([-1.0, 1e-175]), np.array([1e150, 1.0])
+    sets = at(LpBall(1, 0.3, scale, clip=(0, 1)), X)
+    assert reaches(sets, v, np.array([2.9e-176])).all()
+    assert not reaches(sets, v, np.array([3.1e-176])).any()
