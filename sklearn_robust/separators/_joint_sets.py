@@ -9,6 +9,8 @@ data set that the adversary may choose, and so
 .. math:: \gamma \le D(a, \delta) = \Big\| \sum_{ik} a_{ik} (e_{y_i} - e_k) (x_i +
    \delta_{ik})^T \Big\|_* .
 
+Of very many pairs the program is not solved in minutes, and cuts come first (`_joint_cuts`).
+
 Where nothing separates, weights of worst points prove it (`_worst_points`), or those at the
 minimiser of a risk.
 """
@@ -32,6 +34,7 @@ from sklearn_robust.joint_certificates import best_intercept, predictor, robust_
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.separators import _conic_refinement as refinement
+from sklearn_robust.separators import _joint_cuts as by_cuts
 from sklearn_robust.separators._worst_points import decide_by_worst_points
 from sklearn_robust.separators.separator import NotSeparableError
 from sklearn_robust.solvers import minimise_joint_risk
@@ -44,6 +47,10 @@ _TRIES: tuple[dict[str, float], ...] = (
     {"static_regularization_constant": 1e-8, "max_step_fraction": 0.9},
 )
 _SMALL_GAP = 1e-9  # gap of the margin at which no other setting is tried
+# gap of the margin by cuts at which no cone program is tried; the relative fall of the gap that is
+# no miss, and the misses at which cuts end
+_CUT_GAP = 1e-5
+_LEAST_FALL, _MOST_MISSES = 0.1, 3
 _REFINEMENTS = 3  # Newton steps on the optimality conditions, at most
 _HALVINGS = 60  # halvings of the bracket of a factor
 _MOST_RATIOS = 30  # steps of Dinkelbach's method
@@ -104,6 +111,9 @@ def maximise_margin(
     problem: JointProblem, norm: Norm, tol: float, *, most_tries: int = len(_TRIES)
 ) -> Certified:
     """The predictor of largest robust margin in a norm; its margin may be negative or 0."""
+    best = _by_cuts(problem, norm, tol) if by_cuts.serves(problem, norm) else None
+    if best is not None and best.gap <= _CUT_GAP:
+        return best
     program = PairProgram(problem)
     conic, N = program.conic, program.n_pairs
     gamma = conic.columns.take(1)
@@ -129,7 +139,6 @@ def maximise_margin(
         )
         return _certified(problem, norm, program.coef(x), found)
 
-    best: Certified | None = None
     failure: SolverFailure | None = None
     for settings in _TRIES[:most_tries]:
         try:
@@ -154,6 +163,24 @@ def maximise_margin(
             f"The cone program of the separator ended without an answer ({failure}). Rescale the "
             f"features of X."
         ) from failure
+    return best
+
+
+def _by_cuts(problem: JointProblem, norm: Norm, tol: float) -> Certified | None:
+    """The best predictor and bound of cuts, until the gap is at most tol or no longer falls."""
+    best: Certified | None = None
+    misses = 0
+    for coef, weights, delta in by_cuts.points_by_cuts(problem):
+        weights = problem.balanced(weights)
+        bound = _margin_bound(problem, norm, weights, delta)
+        found = Certified(
+            coef, weights, np.zeros(len(coef)), margin=-math.inf, bound=bound, solver="cuts"
+        )
+        last, best = best, _certified(problem, norm, coef, found).merged(best)
+        falls = last is None or not best.gap > (1 - _LEAST_FALL) * last.gap
+        misses = 0 if falls else misses + 1
+        if best.gap - best.rounding <= tol or misses == _MOST_MISSES:
+            break
     return best
 
 

@@ -7,9 +7,13 @@ import cvxpy as cp
 import numpy as np
 import pytest
 
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import (
     NotSeparableError,
+    _joint_cuts,
+    _joint_sets,
     conic_separator,
     max_margin,
     min_norm_separator,
@@ -263,3 +267,20 @@ def test_messages(data, options, message):
     X, y = data
     with pytest.raises(ValueError, match=message):
         min_norm_separator(X, y, p=2, fit_intercept=True, **options)
+
+
+def test_cuts_agree_with_the_cone_program(monkeypatch):
+    rng = np.random.default_rng(0)
+    y = np.arange(15) % 3
+    X = (2 * rng.normal(size=(3, 4))[y] + 0.3 * rng.normal(size=(15, 4))).clip(-2, 2)
+    problem = JointProblem.from_data(
+        X, y, threat=LpBall(math.inf, 0.1, clip=(-2, 2)), fit_intercept=True
+    )
+    expected = _joint_sets.maximise_margin(problem, LpNorm(2), 1e-8)
+    monkeypatch.setattr(_joint_cuts, "_FEWEST_ENTRIES", 0)
+    found = _joint_sets.maximise_margin(problem, LpNorm(2), 1e-8)
+    assert found.solver == "cuts"
+    assert found.gap < 1e-6
+    assert found.margin <= expected.bound
+    assert found.bound >= expected.margin
+    np.testing.assert_allclose(found.margin, expected.margin, rtol=1e-6)
