@@ -36,6 +36,7 @@ from sklearn_robust.rows import (
 # the estimate serves as a preconditioner only
 ROWS_PER_UNKNOWN = 4
 _BLOCK_ENTRIES = 2**18  # entries of rows spread over the classes that exist at a time
+_ROUNDING = 1e-14  # of a sum over samples, relative to the sum of the sizes of its terms
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ class Derivatives:
         self.class_sums = np.zeros((K, K))
         self._total = np.zeros((K, 1))
         self._of_rows = np.zeros((K, d))
+        self._size = 0.0
 
     def add(self, by_rival: np.ndarray, at: slice, rows: Rows) -> None:
         """Add those of a block (K, m), whose entries at the true class are not read."""
@@ -163,17 +165,22 @@ class Derivatives:
         by_rival[own] = -by_rival.sum(axis=0)
         self._total += by_rival.sum(axis=1, keepdims=True)
         self._of_rows += rows.weighted_sum(by_rival)
+        self._size += float(np.abs(by_rival).sum())
         by_rival[own] = 0.0
 
     def scale(self, factor: float) -> None:
         """Multiply what was added so far."""
         for sums in (self.class_sums, self._total, self._of_rows):
             sums *= factor
+        self._size *= factor
 
     def direction(self) -> Direction:
         """The sums over all blocks."""
         model = self.model
-        of_rows = (self._of_rows - self._total * model.centre) / model.unit
+        of_rows = self._of_rows - self._total * model.centre
+        # of a constant feature rounding is left, along which nothing would stop a step
+        rounding = _ROUNDING * self._size * np.abs(model.centre)
+        of_rows = np.where(np.abs(of_rows) > rounding, of_rows, 0.0) / model.unit
         total = self._total if model.problem.fit_intercept else np.zeros_like(self._total)
         between = (self.class_sums + self.class_sums.T)[model.low, model.high]
         return Direction(np.concatenate([of_rows, total], axis=1), model.radius * between)

@@ -103,6 +103,25 @@ def test_hard_forms_of_data(summed, kind, monkeypatch):
     compare(found, X, y, weight, loss, tol, q=2, eps=eps, fit_intercept=True)
 
 
+@pytest.mark.parametrize("seed", [3, 5])
+def test_a_constant_feature_without_adversary_has_no_coefficients(summed, seed):
+    # nothing but rounding moves them: at 1e14 they would hide the risk
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((int(rng.choice([60, 300, 1000])), int(rng.choice([2, 5, 10]))))
+    X[:, 0] = 1
+    X *= np.geomspace(1, 1e-5, X.shape[1])
+    y, loss = rng.integers(0, K, len(X)), LOSSES["logistic" if seed % 3 else "exponential"]
+    whole, rest = (
+        of_array(part, y, None, q=INF, eps=0.0, fit_intercept=True) for part in (X, X[:, 1:])
+    )
+    expected = minimise_joint_risk(rest, loss)
+    problem = summed(X, y, None, eps=0.0, pieces=np.array_split(np.arange(len(y)), 2))
+    for found in (minimise_joint_risk(whole, loss), minimise_summed_joint_risk(problem, loss)):
+        assert found.gap <= 1e-6
+        assert found.log_risk == pytest.approx(expected.log_risk, abs=1e-6)
+        assert np.abs(found.coef[:, 0]).max() <= 1
+
+
 @pytest.mark.usefixtures("_few_drawn")
 def test_blocks_of_one_class_and_of_no_weight(summed):
     X, y, _ = draw()
