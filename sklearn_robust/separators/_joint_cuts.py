@@ -41,7 +41,7 @@ from sklearn_robust.norms import LpNorm, Norm
 _FEWEST_ENTRIES = 40_000
 _MOST_ROUNDS = 40
 _MOST_CUTS = 2_000  # cuts of one program; its time grows with their cube
-_NEW_CUTS = 400  # of one round, at most
+_NEW_CUTS = 400  # in one round, at most
 _IDLE_ROUNDS = 3  # without weight, after which a cut is dropped
 _IDLE = 1e-8  # weight of a cut, relative to the largest, up to which it is without
 _TOL = 1e-13
@@ -113,7 +113,8 @@ class _Cuts:
     """Pairs of a sample and a rival with perturbations of the sample, and their weights."""
 
     def __init__(self, X: Vector, y: Vector, n_classes: int) -> None:
-        self.X, self.y, self.n_classes = X, y, n_classes
+        self.X, self.y = X, y
+        self.n_classes = n_classes
         self.rivals, self.samples, self.idle = (np.empty(0, dtype=int) for _ in range(3))
         self.delta = np.empty((0, X.shape[1]))
         self.weights = np.empty(0)

@@ -9,7 +9,7 @@ data set that the adversary may choose, and so
 .. math:: \gamma \le D(a, \delta) = \Big\| \sum_{ik} a_{ik} (e_{y_i} - e_k) (x_i +
    \delta_{ik})^T \Big\|_* .
 
-Of very many pairs the program is not solved in minutes, and cuts come first (`_joint_cuts`).
+A program of very many pairs is not solved in minutes: cuts come first (`_joint_cuts`).
 
 Where nothing separates, weights of worst points prove it (`_worst_points`), or those at the
 minimiser of a risk.
