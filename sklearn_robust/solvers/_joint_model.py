@@ -280,7 +280,8 @@ class JointModel:
         otherwise those of a block of samples are gone with the block.
         """
         n = len(self.problem.y)
-        sums, soft_margins, of_sample = Derivatives(self), np.empty(n), np.zeros(n)
+        sums = Derivatives(self)
+        soft_margins, of_sample = np.empty(n), np.zeros(n)
         weights = np.empty((self.problem.n_classes, n)) if hold else None
         log_risks: list[tuple[slice, float]] = []
         total = -math.inf  # the log-risk of the blocks so far, which the sums are relative to
