@@ -140,7 +140,8 @@ def _in_l2_ball(
     whole = _dot(bound, v) - _dot(X, v)  # the gain of the limits without a ball
     some = _compared(whole, whole, values, _dot(np.abs(bound), np.abs(v)) + np.abs(whole))
     reached, rest = np.zeros(len(X), dtype=bool), np.flatnonzero(some[0] | some[1])
-    caps, level, values = caps[rest], level[rest], (values / eps)[rest]
+    caps, level = caps[rest], level[rest]
+    values = (values / eps)[rest]
     weights = weights if weights.ndim == 1 else weights[rest]
     low, high = np.zeros(len(rest)), np.full(len(rest), math.inf)
     slopes = np.array([2.0, 1.0])[:, None]  # both logarithms grow so much with that of the level
