@@ -36,7 +36,7 @@ from sklearn_robust.rows import (
 # the estimate serves as a preconditioner only
 ROWS_PER_UNKNOWN = 4
 _BLOCK_ENTRIES = 2**18  # entries of rows spread over the classes that exist at a time
-_ROUNDING = 1e-14  # of a sum over samples, relative to the sum of the sizes of its terms
+_ROUNDING = 1e-14  # rounding of a sum over samples, relative to the sizes of its terms
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Derivatives:
         """The sums over all blocks."""
         model = self.model
         of_rows = self._of_rows - self._total * model.centre
-        # of a constant feature rounding is left, along which nothing would stop a step
+        # a constant feature leaves rounding, along which nothing would stop a step
         rounding = _ROUNDING * self._size * np.abs(model.centre)
         of_rows = np.where(np.abs(of_rows) > rounding, of_rows, 0.0) / model.unit
         total = self._total if model.problem.fit_intercept else np.zeros_like(self._total)
