@@ -29,7 +29,6 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_robust._clarabel import SolverFailure, run_clarabel
-from sklearn_robust._conic_programs import Vector
 from sklearn_robust._joint_sets import JointSets
 from sklearn_robust._pair_programs import n_pair_entries
 from sklearn_robust.joint import JointProblem
@@ -60,7 +59,7 @@ def serves(problem: JointProblem, norm: Norm) -> bool:
     )
 
 
-def points_by_cuts(problem: JointProblem) -> Iterator[tuple[Vector, Vector, Vector]]:
+def points_by_cuts(problem: JointProblem) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """The predictors W (K, d) of more and more cuts, and the weights (K, n) and perturbations
     (K, n, d) that prove a bound on the margin.
     """
@@ -96,7 +95,7 @@ def points_by_cuts(problem: JointProblem) -> Iterator[tuple[Vector, Vector, Vect
         cuts.drop_idle()
 
 
-def _margins(problem: JointProblem, coef: Vector) -> Vector:
+def _margins(problem: JointProblem, coef: np.ndarray) -> np.ndarray:
     """The margin of each rival and sample, (K, n), with the best intercepts of the predictor W, and
     at its size.
     """
@@ -105,14 +104,14 @@ def _margins(problem: JointProblem, coef: Vector) -> Vector:
     unit = size / (float(np.linalg.norm(scaled)) or 1.0)
     scores = np.asarray(problem.X @ scaled.T) + intercept
     own = scores[np.arange(len(scores)), problem.y]
-    margins: Vector = own - scores.T - problem.penalties(scaled)
+    margins: np.ndarray = own - scores.T - problem.penalties(scaled)
     return unit * margins
 
 
 class _Cuts:
     """Pairs of a sample and a rival with perturbations of the sample, and their weights."""
 
-    def __init__(self, X: Vector, y: Vector, n_classes: int) -> None:
+    def __init__(self, X: np.ndarray, y: np.ndarray, n_classes: int) -> None:
         self.X, self.y = X, y
         self.n_classes = n_classes
         self.rivals = np.empty(0, dtype=int)
@@ -120,14 +119,14 @@ class _Cuts:
         self.delta = np.empty((0, X.shape[1]))
         self.weights = np.empty(0)
 
-    def add(self, rivals: Vector, samples: Vector, delta: Vector) -> None:
+    def add(self, rivals: np.ndarray, samples: np.ndarray, delta: np.ndarray) -> None:
         """New cuts, of weight 0."""
         self.rivals = np.append(self.rivals, rivals)
         self.samples = np.append(self.samples, samples)
         self.delta = np.vstack([self.delta, delta])
         self.idle = np.append(self.idle, np.zeros(len(rivals), dtype=int))
 
-    def nearest_point(self, unit: float) -> Vector:
+    def nearest_point(self, unit: float) -> np.ndarray:
         """The nearest point (K, d) to 0, in units of a distance, and its weights."""
         m, K = len(self.samples), self.n_classes
         rows, low = self.X[self.samples] + self.delta, self.y[self.samples]
@@ -143,10 +142,10 @@ class _Cuts:
             sparse.csc_array(np.triu(gram)), np.zeros(m), sparse.csc_array(A), b, cones, _TOL
         )
         self.weights = np.maximum(a, 0) / np.maximum(a, 0).sum()
-        point: Vector = (ends * self.weights) @ rows
+        point: np.ndarray = (ends * self.weights) @ rows
         return point
 
-    def proof(self) -> tuple[Vector, Vector]:
+    def proof(self) -> tuple[np.ndarray, np.ndarray]:
         """The weights (K, n) of the pairs, and their mean perturbations (K, n, d)."""
         shape = self.n_classes, len(self.y)
         at = np.ravel_multi_index((self.rivals, self.samples), shape)
