@@ -50,6 +50,8 @@ from sklearn_robust.threats import ConicThreat, LpBall, Threat, check_radius, is
 
 # Relative precision to which eps* is computed, and by which ||Z^T a||_q may exceed eps in a proof.
 _TOL_EPS_STAR = 1e-9
+# Certified gap above which the separator of eps* is tried beside the answer of the engines.
+_POOR_GAP = 0.1
 # Rounding of a coordinate of Z^T a, relative to the sum of its terms' sizes: a proof ignores it.
 _ROUNDING_PROOF = 1e-12
 
@@ -331,7 +333,7 @@ def solve_separator(
     if problem.radius[0] == 0 and answer.gap > tol:
         in_norm = replace(problem, threat=LpBall(norm.dual.p, 1.0))
         answer = largest_distance(in_norm, tol).merged(answer)
-    if answer.margin <= 0:
+    if answer.margin <= 0 or answer.gap > max(tol, _POOR_GAP):
         answer = _separator_near_eps_star(problem, norm, answer, tol)
     return Separator.of(problem, norm, answer, answer.gap)
 
@@ -385,7 +387,7 @@ def solve_conic_separator(problem: RobustProblem, norm: LpNorm, tol: float) -> C
 def _separator_near_eps_star(
     problem: RobustProblem, norm: LpNorm, answer: Certified, tol: float
 ) -> Certified:
-    """A robust separator from that of eps*, where the engines found none.
+    """A robust separator from that of eps*, where the engines found none or a poor one.
 
     eps* decides whether there is one.
 
@@ -403,7 +405,7 @@ def _separator_near_eps_star(
         # below eps* its separator is robust, if not the one of least norm
         point, solver = Point(star.coef, star.weights), f"{star.solver} for eps*"
         start = certify_point(problem, norm, point, solver)
-        if start.margin > 0:
+        if start.margin > 0 or answer.margin > 0:
             best = start.merged(answer)
             if isinstance(problem.rows, BlockRows):
                 return best
