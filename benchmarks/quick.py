@@ -63,8 +63,8 @@ def cells() -> dict[str, Run]:
         X, y = separable(data)
         for p, q in PAIRS:
             dual = math.isclose(1 / p + 1 / q, 1)
-            eps = 0.0 if dual else max_margin(X, y, q=q).margin / 2
-            runs[f"separator, ({p:g}, {q:g}), {data}"] = lambda X=X, y=y, p=p, q=q, eps=eps / 2: (
+            eps = 0.0 if dual else max_margin(X, y, q=q).margin / 4
+            runs[f"separator, ({p:g}, {q:g}), {data}"] = lambda X=X, y=y, p=p, q=q, eps=eps: (
                 min_norm_separator(X, y, p=p, q=q, eps=eps)
             )
     X, y = separable("s1000x200")
