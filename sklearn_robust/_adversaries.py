@@ -218,7 +218,12 @@ def is_shared(threat: Any) -> bool:
 
 
 def resolve(
-    threat: Any, X: Any, y: np.ndarray, classes: Sequence[Any] | None, radius: np.ndarray | None
+    threat: Any,
+    X: Any,
+    y: np.ndarray,
+    classes: Sequence[Any] | None,
+    radius: np.ndarray | None,
+    most_slots: float = math.inf,
 ) -> tuple[Any, Adversary | None]:
     """The threat in the form that serves it fastest, and the sets of the samples.
 
@@ -236,6 +241,8 @@ def resolve(
         What a threat by class calls the labels -1 and +1.
     radius : ndarray of shape (n,) or None
         The factor on the set of each sample; 1 where there is none.
+    most_slots : float
+        Sets of samples that differ, above which each sample has its own; at most `_MOST_SLOTS`.
 
     Returns
     -------
@@ -270,7 +277,7 @@ def resolve(
     if boxes is not None:
         return threat, boxes
     if per_sample:
-        return threat, _sets_of_samples(sets, X, y, factors)
+        return threat, _sets_of_samples(sets, X, y, factors, min(most_slots, _MOST_SLOTS))
     used = [None if _is_nothing(one) else with_cones(one, X.shape[1]) for one in sets]
     if one_set:
         used[1] = used[0]
@@ -331,7 +338,7 @@ def _boxes(sets: Sequence[Any], X: Any, y: np.ndarray, factors: np.ndarray) -> B
 
 
 def _sets_of_samples(
-    sets: Sequence[Any], X: Any, y: np.ndarray, factors: np.ndarray
+    sets: Sequence[Any], X: Any, y: np.ndarray, factors: np.ndarray, most_slots: float
 ) -> Slots | OwnSets:
     """The sets of samples that depend on some columns of X: a slot for each that samples have, or
     where these are many the set of each sample. Samples of factor 0 have none.
@@ -357,7 +364,7 @@ def _sets_of_samples(
             slots.append(Slot(part.threat, part.sign, radius))
             continue
         distinct = part.distinct()
-        if len(distinct) + len(slots) > _MOST_SLOTS:
+        if len(distinct) + len(slots) > most_slots:
             return OwnSets(tuple(parts), len(y))
         for threat, members in distinct:
             radius = np.zeros(len(y))

@@ -21,6 +21,8 @@ from sklearn_robust._adversaries import Adversary, Slots, is_shared, resolve
 from sklearn_robust._own_sets import OwnSets
 from sklearn_robust.threats import is_ball, of_class
 
+_SHARED = 10  # samples of a set from which that is cheaper, evaluated once, than sets of their own
+
 
 @dataclass(frozen=True)
 class JointSets:
@@ -134,7 +136,8 @@ class GivenPerturbations:
 def _of_class(threat: Any, X: Any, factors: np.ndarray) -> Adversary:
     """The sets of the samples of one class, at radius 1."""
     # as of label -1, from which a set takes sigma(w)
-    found, adversary = resolve(threat, X, np.full(X.shape[0], -1.0), None, factors)
+    n = X.shape[0]
+    found, adversary = resolve(threat, X, np.full(n, -1.0), None, factors, n // _SHARED)
     assert adversary is not None  # the factors are given
     if is_ball(found) and isinstance(adversary, Slots):
         slots = (slot._replace(radius=found.eps * slot.radius) for slot in adversary.slots)

@@ -332,3 +332,12 @@ def test_certificates_of_sets_of_classes_are_valid(threat):
         json.loads(model.certificate_.to_json()), X.tolist(), [str(label) for label in y]
     )
     assert valid, line
+
+
+def test_sets_that_many_samples_have_are_slots_and_others_sets_of_their_own():
+    rng = np.random.default_rng(0)
+    X, y = rng.random((60, 4)), np.arange(60) % 3
+    for rows, kind in ((X, adversaries.OwnSets), (np.eye(2)[y % 2], adversaries.Slots)):
+        threat = LpBall(2, 0.1, clip=(0, 1))
+        problem = JointProblem.from_data(rows, y, threat=threat, fit_intercept=True)
+        assert {type(part) for part in problem.adversary.adversaries} == {kind}

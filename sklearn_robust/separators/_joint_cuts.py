@@ -72,7 +72,7 @@ def points_by_cuts(problem: JointProblem) -> Iterator[tuple[np.ndarray, np.ndarr
     pairs = (np.arange(K)[:, None] != y) & (problem.log_weight > -math.inf)
     first = math.inf
     for _ in range(_MOST_ROUNDS):
-        margins = _margins(problem, coef) / (float(np.linalg.norm(coef)) or 1.0)
+        margins = _margins(problem, coef)
         short = np.flatnonzero(pairs & (margins < (1 - _NEAR) * bound))
         if not len(short):
             return
@@ -96,16 +96,14 @@ def points_by_cuts(problem: JointProblem) -> Iterator[tuple[np.ndarray, np.ndarr
 
 
 def _margins(problem: JointProblem, coef: np.ndarray) -> np.ndarray:
-    """The margin of each rival and sample, (K, n), with the best intercepts of the predictor W, and
-    at its size.
+    """The margin of each rival and sample, (K, n), of the predictor W at norm 1 with its best
+    intercepts.
     """
-    size = float(np.linalg.norm(coef)) or 1.0
-    scaled, intercept = predictor(problem, coef)
-    unit = size / (float(np.linalg.norm(scaled)) or 1.0)
-    scores = np.asarray(problem.X @ scaled.T) + intercept
+    coef, intercept = predictor(problem, coef)
+    scores = np.asarray(problem.X @ coef.T) + intercept
     own = scores[np.arange(len(scores)), problem.y]
-    margins: np.ndarray = own - scores.T - problem.penalties(scaled)
-    return unit * margins
+    margins: np.ndarray = own - scores.T - problem.penalties(coef)
+    return margins / (float(np.linalg.norm(coef)) or 1.0)
 
 
 class _Cuts:
@@ -120,14 +118,14 @@ class _Cuts:
         self.weights = np.empty(0)
 
     def add(self, rivals: np.ndarray, samples: np.ndarray, delta: np.ndarray) -> None:
-        """New cuts, of weight 0."""
+        """New cuts, that `nearest_point` weighs."""
         self.rivals = np.append(self.rivals, rivals)
         self.samples = np.append(self.samples, samples)
         self.delta = np.vstack([self.delta, delta])
         self.idle = np.append(self.idle, np.zeros(len(rivals), dtype=int))
 
     def nearest_point(self, unit: float) -> np.ndarray:
-        """The nearest point (K, d) to 0, in units of a distance, and its weights."""
+        """The nearest point (K, d) to 0, whose weights are kept; a unit of its size helps."""
         m, K = len(self.samples), self.n_classes
         rows, low = self.X[self.samples] + self.delta, self.y[self.samples]
         ends = np.zeros((K, m))
@@ -141,7 +139,8 @@ class _Cuts:
         a, _, _ = run_clarabel(
             sparse.csc_array(np.triu(gram)), np.zeros(m), sparse.csc_array(A), b, cones, _TOL
         )
-        self.weights = np.maximum(a, 0) / np.maximum(a, 0).sum()
+        a = np.maximum(a, 0)
+        self.weights = a / a.sum()
         point: np.ndarray = (ends * self.weights) @ rows
         return point
 

@@ -34,7 +34,7 @@ from sklearn_robust.joint_certificates import best_intercept, predictor, robust_
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.separators import _conic_refinement as refinement
-from sklearn_robust.separators import _joint_cuts as by_cuts
+from sklearn_robust.separators import _joint_cuts
 from sklearn_robust.separators._worst_points import decide_by_worst_points
 from sklearn_robust.separators.separator import NotSeparableError
 from sklearn_robust.solvers import minimise_joint_risk
@@ -111,7 +111,7 @@ def maximise_margin(
     problem: JointProblem, norm: Norm, tol: float, *, most_tries: int = len(_TRIES)
 ) -> Certified:
     """The predictor of largest robust margin in a norm; its margin may be negative or 0."""
-    best = _by_cuts(problem, norm, tol) if by_cuts.serves(problem, norm) else None
+    best = _by_cuts(problem, norm, tol) if _joint_cuts.serves(problem, norm) else None
     if best is not None and best.gap <= _CUT_GAP:
         return best
     program = PairProgram(problem)
@@ -170,7 +170,7 @@ def _by_cuts(problem: JointProblem, norm: Norm, tol: float) -> Certified | None:
     """The best predictor and bound of cuts, until the gap is at most tol or no longer falls."""
     best: Certified | None = None
     misses = 0
-    for coef, weights, delta in by_cuts.points_by_cuts(problem):
+    for coef, weights, delta in _joint_cuts.points_by_cuts(problem):
         weights = problem.balanced(weights)
         bound = _margin_bound(problem, norm, weights, delta)
         found = Certified(

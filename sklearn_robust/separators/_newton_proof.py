@@ -22,7 +22,7 @@ from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
 
 _MAX_STEPS = 12  # a handful is usual
 _CORRECTIONS = 3  # solutions of an equation, so that its weights cancel up to rounding
-_ROUNDING = 1e-12  # imbalance that is rounding
+ROUNDING = 1e-12  # imbalance that is rounding, which a proof ignores
 _RIDGE = 1e-10  # share of the mean pivot that is added: features may repeat each other
 
 
@@ -67,7 +67,7 @@ def cancelling_newton_weights(program: MaxMarginForm) -> Vector | None:
             return None
         if weights.min() >= 0:
             sums, sizes = np.abs(weights @ rows), weights @ np.abs(rows)
-            return weights if (sums <= _ROUNDING * sizes).all() else None
+            return weights if (sums <= ROUNDING * sizes).all() else None
         margins = _after_step(margins, move)
         if margins.min() > 0:  # a separator
             return None
@@ -86,7 +86,7 @@ def _after_step(margins: Vector, move: Vector) -> Vector:
 
 def cancels(problem: RobustProblem, weights: Vector) -> bool:
     """Whether Z^T a is zero up to rounding: weights that cancel prove that eps* = 0."""
-    return imbalance(problem, weights) <= _ROUNDING
+    return imbalance(problem, weights) <= ROUNDING
 
 
 def imbalance(problem: RobustProblem, weights: Vector) -> float:

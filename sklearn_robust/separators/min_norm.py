@@ -28,7 +28,7 @@ from sklearn_robust.separators._engine_choice import (
     maximise_margin,
 )
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
-from sklearn_robust.separators._newton_proof import cancels
+from sklearn_robust.separators._newton_proof import ROUNDING, cancels
 from sklearn_robust.separators._worst_points import as_joint, decide_by_worst_points
 from sklearn_robust.separators.conic_separator import certify_direction, maximise_conic_margin
 from sklearn_robust.separators.critical_radius import fixed_features, largest_distance
@@ -52,8 +52,6 @@ from sklearn_robust.threats import ConicThreat, LpBall, Threat, check_radius, is
 _TOL_EPS_STAR = 1e-9
 # Certified gap above which the separator of eps* is tried beside the answer of the engines.
 _POOR_GAP = 0.1
-# Rounding of a coordinate of Z^T a, relative to the sum of its terms' sizes: a proof ignores it.
-_ROUNDING_PROOF = 1e-12
 
 
 def min_norm_separator(
@@ -433,7 +431,7 @@ def _smallest_weighted_sum(problem: RobustProblem, proofs: Vector) -> tuple[Vect
     Each coordinate of Z^T a is known up to its own rounding: a small feature counts beside a large
     one.
     """
-    rounding = _ROUNDING_PROOF * (problem.sizes(proofs))
+    rounding = ROUNDING * problem.sizes(proofs)
     weighted_sums = np.maximum(np.abs(problem.weighted_sum(proofs)) - rounding, 0)
     sizes = problem.threat.norm.value(weighted_sums)
     best = np.argmin(sizes)

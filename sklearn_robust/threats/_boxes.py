@@ -12,9 +12,9 @@ import numpy as np
 from sklearn_robust._array_api import Array, like, namespace
 from sklearn_robust.threats._available import available_if
 from sklearn_robust.threats._cones import box_rows
-from sklearn_robust.threats._decisions import decide
+from sklearn_robust.threats._decisions import decide, rows_of
 from sklearn_robust.threats._interface import ConicSet
-from sklearn_robust.threats._limits import bound_limits, check_limits, dense, room, rows_of
+from sklearn_robust.threats._limits import bound_limits, check_limits, dense, room
 from sklearn_robust.threats._members import check_numbers, per_feature, times
 from sklearn_robust.threats._mixin import ThreatMixin
 

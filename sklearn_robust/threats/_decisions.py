@@ -142,7 +142,7 @@ def _in_l2_ball(
     reached, rest = np.zeros(len(X), dtype=bool), np.flatnonzero(some[0] | some[1])
     caps, level = caps[rest], level[rest]
     values = (values / eps)[rest]
-    weights = weights if weights.ndim == 1 else weights[rest]
+    weights = rows_of(weights, rest)
     low, high = np.zeros(len(rest)), np.full(len(rest), math.inf)
     slopes = np.array([2.0, 1.0])[:, None]  # both logarithms grow so much with that of the level
     before: tuple[np.ndarray, np.ndarray] | None = None
@@ -159,7 +159,7 @@ def _in_l2_ball(
         if len(rest) == 0:
             break
         caps, level, values, low, high = (part[kept] for part in (caps, level, values, low, high))
-        weights = weights if weights.ndim == 1 else weights[kept]
+        weights = rows_of(weights, kept)
         logs, place = np.log(sizes[:, kept]), np.log(level)
         low, high = np.where(logs[0] < 0, level, low), np.where(logs[0] < 0, high, level)
         slope = slopes
@@ -173,6 +173,11 @@ def _in_l2_ball(
     left = np.zeros(len(X), dtype=bool)
     left[rest] = True
     return reached, left
+
+
+def rows_of(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Some rows of an array (n, d); the one row, or number, of all."""
+    return values[chosen] if values.ndim == 2 else values
 
 
 def _dot(x: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from sklearn_robust._documentation import see
 from sklearn_robust._rays import ray_length
 from sklearn_robust.threats._available import available_if
 from sklearn_robust.threats._cones import ball_rows, box_rows, stacked
-from sklearn_robust.threats._decisions import decide
+from sklearn_robust.threats._decisions import decide, rows_of
 from sklearn_robust.threats._interface import ConicSet
 
 _FIRST_FEATURES = 16  # features that are sorted, where they use up an l_1 ball
@@ -265,11 +265,6 @@ class LimitedBalls(CappedBall):
             rest = LimitedBalls(self.q, eps, self.scale, self.X[open_], self.limits)
             reached[open_] = rest.support(rows_of(v, open_)) >= values[open_]
         return reached
-
-
-def rows_of(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Some rows of an array (n, d); the one row, or number, of all."""
-    return values[chosen] if values.ndim == 2 else values
 
 
 def _in_order(move: np.ndarray, eps: np.ndarray) -> np.ndarray:

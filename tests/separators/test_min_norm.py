@@ -517,7 +517,6 @@ def test_small_problems_are_decided_and_certified(seed, n, d, p, q, share, fit_i
         assert_proof(caught.value, X, y, q, fit_intercept, slack=1e-10)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
 def test_a_small_feature_that_separates_is_found_beside_large_ones(q, convert):

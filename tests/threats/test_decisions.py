@@ -76,3 +76,12 @@ def test_a_feature_of_tiny_slope_counts_where_the_others_are_at_their_limits():
     sets = at(LpBall(1, 0.3, scale, clip=(0, 1)), X)
     assert reaches(sets, v, np.array([2.9e-176])).all()
     assert not reaches(sets, v, np.array([3.1e-176])).any()
+
+
+def test_slopes_whose_squares_vanish_are_left_to_the_support_function():
+    X, v = np.array([[0.0, 0.2, 0.5]]), np.array([-1.0, -1e-160, -1e-190])
+    sets = at(LpBall(2, 1e-4, np.array([1e-135, 1e-84, 1e-126]), clip=(0, 1)), X)
+    worst = support(sets, v)
+    assert worst > 0
+    assert reaches(sets, v, 0.9 * worst).all()
+    assert not reaches(sets, v, 1.1 * worst).any()
