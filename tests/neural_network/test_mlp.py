@@ -303,12 +303,13 @@ def test_torch_optimisers(optimizer):
             {"clip": (1, 0)},
             r"clip must be None or a pair \(low, high\) of numbers with low < high, got \(1, 0\)",
         ),
-        ({"optimizer": "sgd"}, "optimizer must be one of"),
+        ({"p_algo": "muon"}, r"p_algo must be a real number in \[1, inf\] or 'spectral'"),
+        ({"optimizer": "sgd"}, r"optimizer must be .* a class of torch optimisers, .*, got 'sgd'"),
         ({"learning_rate": 0}, "learning_rate must be a finite number > 0"),
         ({"scale": "training"}, "scale must hold a number >= 0 for each feature, got 'training'"),
         ({"batch_size": 0}, "batch_size must be an integer >= 1"),
         ({"device": "nowhere"}, "device='nowhere' is not available"),
-        ({"clip": (0.2, 0.8)}, "clip must hold every sample"),
+        ({"clip": (0.2, 0.8)}, r"X spans \[0, 1\]. Widen clip=\(0.2, 0.8\)"),
     ],
 )
 def test_bad_parameters_are_refused(parameters, message):

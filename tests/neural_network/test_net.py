@@ -211,8 +211,9 @@ def test_copies_and_pickles_predict_alike_and_train_on_alike():
         pickle.loads(pickle.dumps(network)).fit(X, y).decision_function(X),
     )
     assert not hasattr(clone(network), "module_")
-    with pytest.raises(NotFittedError):
-        clone(network).predict(X)
+    for ask in ("predict", "robust_score", "certified_score", "robust_bounds", "perturb"):
+        with pytest.raises(NotFittedError):
+            getattr(clone(network), ask)(*(X,) if ask == "predict" else (X, y))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
