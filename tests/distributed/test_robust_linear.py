@@ -106,6 +106,14 @@ def test_arrays_with_weights_cut_elsewhere(dask_client, data, monkeypatch):
     arrays = lazy, da.from_array(y, chunks=70)
     assert model.score(*arrays) == pytest.approx(model.score(X, y))
     assert model.robust_score(*arrays, eps=0.1) == pytest.approx(model.robust_score(X, y, eps=0.1))
+    radii = model.certified_radius(*arrays, q=1).compute(scheduler="sync")
+    np.testing.assert_allclose(radii, model.certified_radius(X, y, q=1), atol=1e-12)
+    assert (model.certified_radius(lazy).compute(scheduler="sync") >= 0).all()
+    moved = model.perturb(*arrays, eps=0.2)
+    assert moved.shape == X.shape
+    np.testing.assert_allclose(moved.compute(scheduler="sync"), model.perturb(X, y, eps=0.2))
+    with pytest.raises(ValueError, match="y must be given"):
+        model.perturb(lazy)
     assert clone(model.set_params(client=dask_client)).client is None
     assert pickle.loads(pickle.dumps(model)).client is None
 
