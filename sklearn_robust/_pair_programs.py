@@ -136,7 +136,7 @@ class PairProgram:
         """The columns and rows of the groups in cones."""
         conic, groups = self.conic, self.groups
         sets, m = [group.set for group in groups], len(groups)
-        reach = np.array([float(group.radius.max()) for group in groups])
+        reach = np.array([float(group.radius.max()) for group in groups]) / self.unit
         dual = conic.columns.take(sum(len(one.h) for one in sets))
         t = conic.columns.take(m)
         # in units in which the columns of the margins are of order 1
@@ -168,9 +168,9 @@ class PairProgram:
             conic.add_rows(cones, [(dual, pick)], none(pick.shape[0]))
         places = [self._place[group.samples, group.high] for group in groups]
         columns = np.repeat(np.arange(m), [len(at) for at in places])
-        share = np.concatenate([g.radius / r for g, r in zip(groups, reach, strict=True)])
+        share = np.concatenate([group.radius / group.radius.max() for group in groups])
         taken = sparse.csr_array(
-            (share / self.unit, (np.concatenate(places), columns)), shape=(self.n_pairs, m)
+            (share, (np.concatenate(places), columns)), shape=(self.n_pairs, m)
         )
         self.terms.append((t, -taken))
 
