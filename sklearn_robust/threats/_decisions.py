@@ -17,7 +17,7 @@ import numpy as np
 _SURE = 1e-12  # share of what is compared that rounding may take
 _SMALLEST = 1e-140  # slope relative to the largest, whose square is a number to rely on
 _FIRST = 8  # features that are filled at first; twice as many each time after
-_MOST = 24  # of them that are filled where each sample has a v of its own
+_MOST = 24  # features that are filled where each sample has a v of its own
 _MAX_LEVELS = 8  # levels that are tried
 
 Decision = tuple[np.ndarray, np.ndarray]
@@ -111,16 +111,16 @@ def _in_l1_ball(
     while stop < order.shape[1] and len(rest):
         start, stop = stop, stop + count
         at = (order if v.ndim == 1 else order[rest])[:, start:stop]
-        of_v, of_bound, slope = (_entries(one, rest, at) for one in (v, bound, slopes))
-        room = (of_bound - X[rest[:, None], at]) * (np.sign(of_v) / scale[at])
+        sign, slope = (_entries(one, rest, at) for one in (np.sign(v), slopes))
+        room = (_entries(bound, rest, at) - X[rest[:, None], at]) * (sign / scale[at])
         ends = np.minimum(used[:, None] + np.cumsum(room, axis=1), eps[rest, None])
         gained = gained + np.sum(np.diff(ends, prepend=used[:, None]) * slope, axis=1)
         used = ends[:, -1]
         most = gained + (eps[rest] - used) * (slope[:, -1] if stop < d else 0.0)
         yes, open_ = _compared(gained, most, values[rest], steepest[rest] * used)
         reached[rest[yes]] = True
-        rest, used, gained = rest[open_], used[open_], gained[open_]
-        count *= 2
+        rest, used = rest[open_], used[open_]
+        gained, count = gained[open_], 2 * count
     left = np.zeros(len(X), dtype=bool)
     left[rest] = True
     return reached, left
@@ -161,7 +161,8 @@ def _in_l2_ball(
     per_level = 1 / (np.where(weights > 0, scale * (scale * v), 1.0) * largest)
     # levels at which features are stopped; none is before the first one
     caps = (rows_of(bound, rest) - X[rest]) * rows_of(per_level, rest)
-    weights, eps, values = rows_of(weights, rest), eps[rest], values[rest]
+    weights, eps = rows_of(weights, rest), eps[rest]
+    values = values[rest]
     level = eps / np.sqrt(weights.sum(axis=-1))
     for _ in range(_MAX_LEVELS):
         points = np.minimum(caps, level[:, None])
@@ -170,11 +171,11 @@ def _in_l2_ball(
         most = gain + eps**2 * (1 - share) / (2 * level)
         yes, open_ = _compared(gain, most, values, gain + eps**2 / level)
         reached[rest[yes]] = True
-        rest, caps, eps, values = rest[open_], caps[open_], eps[open_], values[open_]
+        rest, caps = rest[open_], caps[open_]
         if not len(rest):
             break
-        weights = rows_of(weights, open_)
-        level = level[open_] / np.sqrt(share[open_])
+        eps, values = eps[open_], values[open_]
+        weights, level = rows_of(weights, open_), (level / np.sqrt(share))[open_]
     left = np.zeros(len(X), dtype=bool)
     left[rest] = True
     return reached, left
