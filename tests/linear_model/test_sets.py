@@ -277,6 +277,6 @@ def test_one_class_has_a_set_for_each_sample_and_the_other_none():
     rng = np.random.default_rng(0)
     y = np.arange(14) % 3 % 2
     X = (rng.normal(size=(14, 2)) + 0.5 * y[:, None]).clip(-2, 2)
-    threat = LpBall(2, 0.3, clip=(-2, 2)).only(0)
+    threat = (LpBall(2, 0.3, clip=(-2, 2)) | LpBall(1, 0.4, clip=(-2, 2))).only(0)
     model = RobustLinearClassifier(threat=threat, loss="logistic").fit(X, y)
     assert model.dual_gap_ < 1e-6
