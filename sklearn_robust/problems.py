@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust._adversaries import Adversary, is_shared, resolve
+from sklearn_robust._adversaries import Adversary, as_ball, is_shared, resolve
 from sklearn_robust._array_api import Array, namespace, to_numpy
 from sklearn_robust._parameters import refuse_lazy
 from sklearn_robust.losses import MarginLoss
@@ -192,7 +192,7 @@ class RobustProblem(OnRows):
             factors = check_sample_radius(sample_radius, X.shape[0])
             threat, adversary = resolve(threat, held, to_numpy(y[0]), classes, factors)
         elif not is_ball(threat):
-            threat = bind(threat, X.shape[1], None, classes)
+            threat = as_ball(bind(threat, X.shape[1], None, classes))
         radius = 1.0
         if adversary is None or is_ball(threat):
             threat, radius = unit_threat(threat, one)
