@@ -412,7 +412,7 @@ class RobustProblem(OnRows):
             intercept = namespace(margins).zeros_like(margins[:, 0])
         return Evaluation(intercept, margins, *loss.log_risk_and_weights(margins, self.log_weight))
 
-    @property
+    @cached_property
     def classes(self) -> tuple[Array, ...]:
         """Masks (k, n) of samples whose dual weights have one sum: each class where the intercept
         is free, otherwise all.
@@ -444,15 +444,19 @@ def feasible_weights(weights: Array, classes: Sequence[Array]) -> Array:
     """
     xp = namespace(weights)
     nothing = xp.zeros_like(weights[..., :1])
+    positive = xp.maximum(weights, nothing)
     feasible = xp.zeros_like(weights)
+    safe = xp.finfo(weights.dtype).tiny ** 0.5
     for members in classes:
-        part = xp.where(members, xp.maximum(weights, nothing), nothing)
-        largest = xp.max(part, axis=-1, keepdims=True)
-        # in units of a power of two, which rounds nothing, no sum under- or overflows
-        part /= 2.0 ** xp.floor(xp.log2(xp.where(largest > 0, largest, nothing + 1)))
-        if bool(xp.any(largest == 0)):
+        part = xp.where(members, positive, nothing)
+        total = xp.sum(part, axis=-1, keepdims=True)
+        if not bool(xp.all((total > safe) & (total < 1 / safe))):
+            largest = xp.max(part, axis=-1, keepdims=True)
+            # in units of a power of two, which rounds nothing, no sum under- or overflows
+            part /= 2.0 ** xp.floor(xp.log2(xp.where(largest > 0, largest, nothing + 1)))
             part = xp.where(largest == 0, xp.astype(members, part.dtype), part)
-        part /= len(classes) * xp.sum(part, axis=-1, keepdims=True)
+            total = xp.sum(part, axis=-1, keepdims=True)
+        part /= len(classes) * total
         feasible += part
     return feasible
 

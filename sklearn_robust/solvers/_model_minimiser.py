@@ -213,7 +213,7 @@ class _Model:
 
     def _on_faces(self, faces: _Faces, x: np.ndarray, max_faces: int) -> tuple[np.ndarray, bool]:
         """The active-set method, from x."""
-        value = float(self.value(x))
+        value: float | None = None
         face = np.empty(0)
         exact = False
         for _ in range(max_faces):
@@ -221,10 +221,14 @@ class _Model:
             if exact and np.array_equal(face, last):
                 return x, True
             target, clip = faces.solve(face)
+            exact = np.array_equal(clip(target), target)
+            if exact:  # on the face, of which it is the minimiser
+                x, value = target, None
+                continue
+            value = float(self.value(x)) if value is None else value
             moved, value = self.downhill(x, partial(_clipped, x, target, clip), value)
             if moved is x:  # and would be again
                 break
-            exact = np.array_equal(moved, target)
             x = moved
         return x, False
 
