@@ -56,6 +56,7 @@ _LEAST_CURVATURE = 1e-8  # cosine of step and change of the gradient from which 
 _LEAST_HALF = 2  # iterations from which the last half of them shows the rate of convergence
 _KNOWN_CHANGE = 1e-4  # relative change of the gradient that single precision resolves
 _SINGLE_SLACK = 1e-3  # slack from which single precision, where it stalls, gives way to double
+_SINGLE_FLOOR = 1e-5  # slack from which a weighted sum of all weights in it does not help
 
 # entries of dense rows from which the search starts in single precision, and up to which a copy of
 # them is cheap
@@ -187,6 +188,8 @@ class _QuasiNewton:
         The mean of the rows, where it is far from zero.
     single : DenseRows or None
         The rows in single precision, in which the search starts.
+    exact : tuple of two ndarrays, or None
+        Weights (n,) whose weighted sum (d,) is known in double precision.
     steps, changes : ndarray of shape (k, m)
         The last changes of the variables, and of the gradient of the log-risk.
     """
@@ -206,6 +209,7 @@ class _QuasiNewton:
         self.plane = Plane(loss, log_weight, self.used, problem.y[0], problem.factors)
         self.centre: np.ndarray | None = None
         self.single = _in_single_precision(problem.rows)
+        self.exact: tuple[np.ndarray, np.ndarray] | None = None
         self.steps = self.changes = np.empty((0, problem.n_features + (self.norm.p == math.inf)))
 
     # what overflows, in single precision or at units far from 1, is not finite, and ends the method
@@ -234,7 +238,7 @@ class _QuasiNewton:
                 self._remember(at, moved)
                 at = moved
             elif self.single is not None and slacks[-1] < _SINGLE_SLACK:
-                at = self._in_double(at)
+                at = self._sharpened(at)
                 slacks.clear()
             else:
                 break
@@ -243,12 +247,10 @@ class _QuasiNewton:
 
     def _at_floor(self, slacks: list[float]) -> bool:
         """Whether single precision has no more to give."""
-        return (
-            self.single is not None
-            and slacks[-1] < _SINGLE_SLACK
-            and len(slacks) > 1
-            and slacks[-1] > 0.5 * slacks[-2]
-        )
+        if self.single is None or slacks[-1] >= _SINGLE_SLACK:
+            return False
+        stalls = len(slacks) > 1 and slacks[-1] > 0.5 * slacks[-2]
+        return stalls or (self.exact is None and slacks[-1] < _SINGLE_FLOOR)
 
     def _expected(self, slacks: list[float]) -> float:
         """The iterations that are needed in all, at the rate of the last half of them."""
@@ -292,17 +294,22 @@ class _QuasiNewton:
         """The radius of the search."""
         return 1 - self.inset
 
-    def _in_double(self, at: _Point) -> _Point:
-        """The point in double precision, in which the search goes on."""
-        self.single = None
+    def _sharpened(self, at: _Point) -> _Point:
+        """The point with scores and gradient in double precision. What changes from there on is
+        known in single precision relative to the change; in double, the second time.
+        """
         known = np.linalg.norm(self.changes, axis=1) > _KNOWN_CHANGE * np.linalg.norm(
             at.weighted_sum
         )
         self.steps, self.changes = self.steps[known], self.changes[known]
+        single, self.single = self.single, None
         scores = self._scores(at.coef)
         here = self._evaluated(scores, at.size, at.intercept)
         here = self._best(here, linear(at.size, 0.0), ray=False, step=False)
-        return self._reached(at.coef, scores, here)
+        at = self._reached(at.coef, scores, here)
+        if self.exact is None:
+            self.single, self.exact = single, (here.weights, at.weighted_sum)
+        return at
 
     # -- products
 
@@ -318,13 +325,14 @@ class _QuasiNewton:
 
     def _weighted_sum(self, weights: np.ndarray) -> np.ndarray:
         """Z^T a in the units of the ball."""
-        weights = (self.problem.y[0] * weights)[None]
+        y = self.problem.y[0]
         if self.single is None:
-            weighted_sum = self.problem.rows.weighted_sum(weights)
-        else:
-            with np.errstate(all="ignore"):
-                weighted_sum = self.single.weighted_sum(weights.astype(np.float32))
-        return weighted_sum[0].astype(np.float64) / self.unit
+            return self.problem.rows.weighted_sum((y * weights)[None])[0] / self.unit
+        known, weighted_sum = (0.0, 0.0) if self.exact is None else self.exact
+        change = (y * (weights - known))[None]
+        with np.errstate(all="ignore"):
+            change = self.single.weighted_sum(change.astype(np.float32))[0]
+        return weighted_sum + change.astype(np.float64) / self.unit
 
     # -- certificate
 

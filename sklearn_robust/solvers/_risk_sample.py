@@ -13,7 +13,7 @@ from sklearn_robust.rows import DenseRows, SparseRows
 
 _EVERY = 8  # one of so many rows is in the sample
 _LEAST_ENTRIES = 200_000  # entries of the data from which a sample pays
-_LEAST_ROWS = 10  # rows of a sample at least, for each column
+_LEAST_ROWS = 100  # rows of a sample at least, for each column
 _TOL = 0.1  # gap of the sample's risk, as a share of its columns over its rows
 
 
