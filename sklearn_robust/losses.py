@@ -355,7 +355,9 @@ def check_loss(
 def log_risk_and_derivatives(
     loss: MarginLoss, margins: np.ndarray, log_weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """log L of shape (...), and the weights and the curvatures of a loss, (..., n)."""
+    """log L of shape (...), and the weights and the curvatures of a loss, (..., n), in one pass
+    where they have terms in common.
+    """
     if type(loss) is Logistic and (smallest := _moderate(margins, log_weight)) is not None:
         return _moderate_logistic(margins, log_weight, smallest)
     log_risk, weights = loss.log_risk_and_weights(margins, log_weight)

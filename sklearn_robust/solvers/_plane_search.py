@@ -70,7 +70,8 @@ class Plane:
         y: np.ndarray,
         factors: np.ndarray,
     ) -> None:
-        self.loss, self.log_weight, self.used = loss, log_weight, used
+        self.loss = loss
+        self.log_weight, self.used = log_weight, used
         self.basis = np.zeros((4, len(y)))
         self.basis[2], self.basis[3] = y, factors
 

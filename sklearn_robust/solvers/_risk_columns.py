@@ -1,4 +1,4 @@
-r"""The minimiser of the robust risk on few of many columns, against a ball of the maximum norm.
+r"""The minimiser of the robust risk on few of many columns, against an l_q ball, q = inf.
 
 The penalty is an l1 norm, under which a coefficient leaves zero only where :math:`|Z^T a|_j >
 \epsilon s_j \sum_i a_i`, s the scale of the ball. Minimised over the columns in use and those near
@@ -21,7 +21,7 @@ from sklearn_robust.rows import DenseRows
 from sklearn_robust.solvers.solution import Solution
 
 _LEAST_ENTRIES = 2**18  # entries of the data from which products with all columns cost more
-_MANY_COLUMNS = 100  # columns above which some are left out
+_MANY_COLUMNS = 150  # columns above which some are left out
 _NEAR_BOUND = 0.8  # share of its bound from which |Z^T a|_j takes column j in
 _MOST = 0.5  # share of the columns that are few
 _ROUNDS = 5
@@ -47,6 +47,7 @@ def minimise_on_columns(
     *,
     max_iter: int,
     solve: Solve,
+    certify: Callable[[np.ndarray, np.ndarray], Solution],
 ) -> tuple[Solution | None, np.ndarray, int]:
     """Minimise the log-risk of one problem in rounds, each on some of the columns.
 
@@ -59,6 +60,8 @@ def minimise_on_columns(
     max_iter : int
     solve : callable
         The minimiser of a problem on these columns, from a start, after so many iterations.
+    certify : callable
+        The solution of coefficients (1, d) with the gap that weights (1, n) prove.
 
     Returns
     -------
@@ -77,7 +80,10 @@ def minimise_on_columns(
         before = taken
         taken = taken | (coef[0] != 0) | (np.abs(weighted_sum[0]) > _NEAR_BOUND * bound)
         columns = np.flatnonzero(taken)
-        few = 0 < len(columns) <= _MOST * problem.n_features
+        if not len(columns):  # at zero, against a large radius
+            solution = certify(coef, problem.balanced(weights))
+            return solution, coef, n_iter
+        few = len(columns) <= _MOST * problem.n_features
         if not few or np.array_equal(taken, before) or n_iter >= max_iter:
             break
         solution, found, more = solve(_on(problem, columns), coef[:, columns], columns, n_iter)

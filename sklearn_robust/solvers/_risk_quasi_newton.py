@@ -400,11 +400,15 @@ class _QuasiNewton:
         change = self._scores(step)
         if not np.isfinite(change).all():
             return None
-        if self.problem.fit_intercept and self.centre is None:
-            self.centre = self._far_centre(at.here.weights, change)
         self.plane.basis[0], self.plane.basis[1] = at.scores, change
+        start = at.here
+        if len(self.steps):
+            # the whole step: it reaches the ties of the norm, and is often the best
+            absorbed = self._absorbed(start.weights, change) if self.problem.fit_intercept else 0.0
+            whole = np.array([1.0, 1.0, at.intercept - absorbed])
+            start = self.plane.evaluated(whole, norm(1.0, 1.0)[0], self._inner)
         found = self._best(
-            at.here, norm, ray=at.size > 0, step=True, bounded=bounded, log_risk=at.here.log_risk
+            start, norm, ray=at.size > 0, step=True, bounded=bounded, log_risk=at.here.log_risk
         )
         if not found.log_risk <= at.here.log_risk + rounding_of(at.here.log_risk):
             return None
@@ -434,16 +438,15 @@ class _QuasiNewton:
             log_risk=log_risk,
         )
 
-    def _far_centre(self, weights: np.ndarray, change: np.ndarray) -> np.ndarray | None:
-        """The mean of the rows, where it changes the scores more than the rest of them: it then
-        counts in the gradient.
+    def _absorbed(self, weights: np.ndarray, change: np.ndarray) -> float:
+        """The mean of a change of the scores, which the intercept absorbs; where it outweighs the
+        rest of the change, the rows have a centre that counts in the gradient.
         """
-        shares = weights / weights.sum()
-        of_labels = self.problem.y[0] * shares
+        of_labels = self.problem.y[0] * weights / weights.sum()
         mean = float(of_labels @ change)
-        if 2 * mean**2 > float(shares @ change**2):
-            return self._weighted_sum(of_labels)
-        return None
+        if self.centre is None and 2 * mean**2 > float(np.abs(of_labels) @ change**2):
+            self.centre = self._weighted_sum(of_labels)
+        return mean
 
     def _smooth_step(self, at: _Point) -> np.ndarray:
         """The step of L-BFGS where the norm is smooth."""

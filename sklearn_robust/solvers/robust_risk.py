@@ -240,7 +240,12 @@ class _OneProblem:
         coef, n_iter = start, 0
         if self._against_ball and uses_few_columns(self.problem):
             solution, coef, n_iter = minimise_on_columns(
-                self.problem, self.loss, start, max_iter=self.max_iter, solve=self._on_columns
+                self.problem,
+                self.loss,
+                start,
+                max_iter=self.max_iter,
+                solve=self._on_columns,
+                certify=self.certified,
             )
             if solution is not None:
                 return solution, coef, n_iter
