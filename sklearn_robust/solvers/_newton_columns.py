@@ -120,7 +120,7 @@ class ColumnChoice:
         and those near this bound.
         """
         d = len(coef)
-        if d <= _ALL_COLUMNS:
+        if d <= min(_ALL_COLUMNS, self.most):
             return slice(None)
         if self.norm.p > 1 or self.eps == 0:
             return slice(None) if d <= self.most else None

@@ -78,8 +78,8 @@ class Plane:
     def evaluated(self, theta: np.ndarray, size: float, radius: float) -> PlanePoint:
         """The loss at theta, where the norm is `size`."""
         margins = np.append(theta, -radius * size) @ self.basis
-        log_risk, *derivatives = log_risk_and_derivatives(self.loss, margins, self.log_weight)
-        return PlanePoint(theta, size, margins, *derivatives, float(log_risk))
+        log_risk, weights, c = log_risk_and_derivatives(self.loss, margins, self.log_weight)
+        return PlanePoint(theta, size, margins, weights, c, float(log_risk))
 
     def minimised(
         self,

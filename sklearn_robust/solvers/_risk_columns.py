@@ -81,8 +81,7 @@ def minimise_on_columns(
         taken = taken | (coef[0] != 0) | (np.abs(weighted_sum[0]) > _NEAR_BOUND * bound)
         columns = np.flatnonzero(taken)
         if not len(columns):  # at zero, against a large radius
-            solution = certify(coef, problem.balanced(weights))
-            return solution, coef, n_iter
+            return certify(coef, problem.balanced(weights)), coef, n_iter
         few = len(columns) <= _MOST * problem.n_features
         if not few or np.array_equal(taken, before) or n_iter >= max_iter:
             break

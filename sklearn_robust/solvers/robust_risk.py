@@ -174,7 +174,7 @@ class _Record:
 class _RecordOfColumns:
     """The record of a problem on some of the columns, after so many iterations of others."""
 
-    whole: _Record
+    whole: _Record | _RecordOfColumns
     columns: np.ndarray
     n_features: int
     before: int
