@@ -221,7 +221,7 @@ class _Model:
             if exact and np.array_equal(face, last):
                 return x, True
             target, clip = faces.solve(face)
-            exact = np.array_equal(clip(target), target)
+            exact = bool((clip(target) == target).all())
             if exact:  # on the face, of which it is the minimiser
                 x, value = target, None
                 continue

@@ -37,7 +37,7 @@ _CHEAP_COLUMNS = 64
 _INSET_SHARE = 0.4
 _MOST_INSET = 1e-3  # share of the radius by which they stay inside at most
 # the gap that the weights of a model prove is larger than this times the square of its decrease
-_LEAST_GAP = 0.1
+_LEAST_GAP = 0.3
 # products in a least-squares problem up to which weights are moved to cancel immovable features
 _MOST_PRODUCTS = 1e9
 
