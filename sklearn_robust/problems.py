@@ -421,8 +421,8 @@ class RobustProblem(OnRows):
     def _evaluated_near(
         self, loss: MarginLoss, margins: np.ndarray, intercept: np.ndarray
     ) -> Evaluation | None:
-        """The loss of one problem at its best intercept, to half the digits and the risk to all of
-        them, by Newton's method from a close one; None where it is not close.
+        """The loss of one problem at its best intercept, by Newton's method from a close one; None
+        where it is not close.
         """
         room = float(np.finfo(margins.dtype).eps) ** 0.5
         for _ in range(_CLOSE_STEPS):
@@ -431,9 +431,11 @@ class RobustProblem(OnRows):
             excess, curvature = float(self.y[0] @ weights[0]), float(c.sum())
             if not abs(excess) < curvature:
                 return None
-            if abs(excess) <= room * curvature:
+            step = excess / curvature
+            intercept = intercept + step
+            if abs(step) <= room:  # the risk does not change by it in any digit
+                moved += step * self.y
                 return Evaluation(intercept, moved, log_risk, weights)
-            intercept = intercept + excess / curvature
         return None
 
     @cached_property
