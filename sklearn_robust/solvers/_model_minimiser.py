@@ -244,7 +244,7 @@ class _Model:
             except LinAlgError:
                 return None
             moved = faces.pivot(face, target)
-            changes = np.count_nonzero(moved != face)
+            changes = int(np.count_nonzero(moved != face))
             if not changes:
                 return target
             if changes < fewest:
