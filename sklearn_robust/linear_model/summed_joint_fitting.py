@@ -20,6 +20,7 @@ from sklearn_robust.norms import Norm
 from sklearn_robust.separators import NotSeparableError
 from sklearn_robust.separators.summed_joint import separate_joint_sums
 from sklearn_robust.solvers import Solution, joint_figures, minimise_summed_joint_risk
+from sklearn_robust.solvers.solution import risk_gap
 from sklearn_robust.summed import SummedJointProblem
 
 _ONE = np.zeros(1, dtype=int)  # the index of the one problem
@@ -152,7 +153,7 @@ class SummedJointFit:
         """The solution with a proof that no predictor separates, and has a lower log-risk."""
         if bound == -math.inf or found.separable[0]:
             return found
-        gap = np.array([-math.expm1(min(bound - float(found.log_risk[0]), 0.0))])
+        gap = np.array([risk_gap(bound, float(found.log_risk[0]))])
         return replace(
             found,
             gap=gap,
