@@ -45,6 +45,14 @@ _NEXT_PROOF = 0.3
 
 _STALLED = 1e-12  # step, relative to the first, below which a problem ends: rounding refuses steps
 
+# Whether a path reaches its goal in time: judged at the doubles of this iteration
+_FIRST_OUTLOOK = 50
+# The log-risk of a path of settled steps is convex in the iterations: it falls no faster than
+# before. The rate of the last half times this is what the path may hope for.
+_HOPED_RATE = 2.0
+_SETTLED = 2.0  # growth of the step in the last half up to which the steps are settled
+_HOPED_POWER = 2.0  # of the iterations, by which the gap may fall; most fall with the first
+
 
 @dataclass
 class Iterate:
@@ -133,6 +141,8 @@ class Stopping:
         End a problem at the first proof that its data are not robustly separable.
     record_every : int
     monitors : sequence of Monitor
+    gives_up : bool
+        End a problem whose loss and gap fall too slowly to reach their goals within max_iter.
     """
 
     max_iter: int
@@ -141,6 +151,7 @@ class Stopping:
     stop_if_not_separable: bool
     record_every: int
     monitors: Sequence[Monitor] = ()
+    gives_up: bool = False
 
 
 P = TypeVar("P", bound=Path)
@@ -328,6 +339,9 @@ class DescentRun(Run[DescentPath]):
         self.proofs = namespace(problem.y).exp(problem.log_weight)
         # share of the predicted decrease that a step must bring
         self.sufficient_decrease = np.full(k, 0.5)
+        # iteration, log-risks and steps when the outlook was judged last
+        self.outlook_at = 0
+        self.last_log_risk, self.last_step = np.zeros(k), np.ones(k)
 
     def certifies(self, iteration: int, path: DescentPath) -> bool:
         """Certificates are due at intervals, and where the log-risk of a problem is low enough."""
@@ -391,6 +405,8 @@ class DescentRun(Run[DescentPath]):
         done = (log_risk < _in_double(self.done_below)) | (gap <= tol)
         stalled = (step < _STALLED) | (slope == 0) | (log_risk == -math.inf)
         ended = done | stalled
+        if self.stopping.gives_up and iteration >= max(_FIRST_OUTLOOK, 2 * self.outlook_at):
+            ended |= self._hopeless(iteration, log_risk, gap, step)
         proof_due = self.proof_due(iteration)
         undecided = ~done & ~((figures["margin"] > 0) & (self.bounds > 0))
         if not undecided.any():
@@ -408,11 +424,37 @@ class DescentRun(Run[DescentPath]):
             self.prove_below[i] *= 0.0 if proof is None else _NEXT_PROOF
         return ended, done
 
+    def _hopeless(
+        self, iteration: int, log_risk: np.ndarray, gap: np.ndarray, step: np.ndarray
+    ) -> np.ndarray:
+        """Whether neither the loss nor the gap of a problem is on its way to its goal: bool of
+        shape (k,). The first time is only noted.
+        """
+        noted, self.outlook_at = self.outlook_at, iteration
+        rate = (self.last_log_risk - log_risk) / max(iteration - noted, 1)
+        settled = step <= _SETTLED * self.last_step
+        self.last_log_risk, self.last_step = log_risk, step
+        if noted == 0:
+            return np.zeros(len(gap), dtype=bool)
+        max_iter = self.stopping.max_iter
+        hoped = log_risk - _HOPED_RATE * rate * (max_iter - iteration)
+        hoped_gap = gap * (iteration / max_iter) ** _HOPED_POWER
+        late: np.ndarray = (hoped > _in_double(self.done_below)) & (hoped_gap > self.stopping.tol)
+        return settled & late
+
     def keep(self, rows: np.ndarray) -> None:
         """Go on with the problems at these indices."""
         super().keep(rows)
         self.geometry = self.geometry.select(rows)
-        for name in ("done_below", "prove_below", "bounds", "proofs", "sufficient_decrease"):
+        for name in (
+            "done_below",
+            "prove_below",
+            "bounds",
+            "proofs",
+            "sufficient_decrease",
+            "last_log_risk",
+            "last_step",
+        ):
             setattr(self, name, getattr(self, name)[rows])
 
     def solution(self, i: int, iteration: int, at: Iterate, converged: bool | None) -> Solution:
@@ -426,7 +468,9 @@ class DescentRun(Run[DescentPath]):
             converged=bool(converged),
             n_iter=iteration,
         )
-        if separable or (converged is None and not self.near_proof(iteration, at)[i]):
+        # where a path is given up the exact separator decides
+        left_open = converged is None or (self.stopping.gives_up and not converged)
+        if separable or (left_open and not self.near_proof(iteration, at)[i]):
             return solution
         gap, proof = self._risk_gap(i, at.now)
         if proof is None:
