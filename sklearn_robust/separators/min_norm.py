@@ -298,9 +298,7 @@ def _check_sequence_of_radii(eps: Any) -> list[float]:
     return check_radii(radii, "eps") if radii else []
 
 
-def _in_the_same_direction(
-    problem: RobustProblem, last: Separator, tol: float
-) -> Separator | None:
+def _in_the_same_direction(problem: RobustProblem, last: Separator, tol: float) -> Separator | None:
     """The separator in the direction of the last one, where p = q* and it reaches the gap."""
     norm, plain = LpNorm(last.p), problem.simplified()
     if plain.threat.scale is not None or not is_dual(norm, plain):

@@ -45,12 +45,11 @@ _NEXT_PROOF = 0.3
 
 _STALLED = 1e-12  # step, relative to the first, below which a problem ends: rounding refuses steps
 
-# Whether a path reaches its goal in time: judged at the doubles of this iteration
-_FIRST_OUTLOOK = 50
-# The log-risk of a path of settled steps is convex in the iterations: it falls no faster than
-# before. The rate of the last half times this is what the path may hope for.
-_HOPED_RATE = 2.0
-_SETTLED = 2.0  # growth of the step in the last half up to which the steps are settled
+# Whether a path reaches its goal in time is judged from this iteration on, by the iterations since
+# it was judged last, each time after this factor on the iterations.
+_FIRST_OUTLOOK, _NEXT_OUTLOOK = 50, 1.5
+_SETTLED = 2.0  # growth of the step since then up to which steps are settled: w grows no faster
+_LARGE_MARGIN = 1e6  # at which a loss is below every goal
 _HOPED_POWER = 2.0  # of the iterations, by which the gap may fall; most fall with the first
 
 
@@ -339,9 +338,13 @@ class DescentRun(Run[DescentPath]):
         self.proofs = namespace(problem.y).exp(problem.log_weight)
         # share of the predicted decrease that a step must bring
         self.sufficient_decrease = np.full(k, 0.5)
-        # iteration, log-risks and steps when the outlook was judged last
+        # iteration, sizes of w and steps when the outlook was judged last
         self.outlook_at = 0
-        self.last_log_risk, self.last_step = np.zeros(k), np.ones(k)
+        self.last_size, self.last_step = np.zeros(k), np.ones(k)
+        # log-weight of the lightest sample
+        xp, log_weight = namespace(problem.y), problem.log_weight
+        used = xp.where(log_weight > -math.inf, log_weight, xp.zeros_like(log_weight))
+        self.lightest = xp.min(used, axis=-1)
 
     def certifies(self, iteration: int, path: DescentPath) -> bool:
         """Certificates are due at intervals, and where the log-risk of a problem is low enough."""
@@ -405,8 +408,9 @@ class DescentRun(Run[DescentPath]):
         done = (log_risk < _in_double(self.done_below)) | (gap <= tol)
         stalled = (step < _STALLED) | (slope == 0) | (log_risk == -math.inf)
         ended = done | stalled
-        if self.stopping.gives_up and iteration >= max(_FIRST_OUTLOOK, 2 * self.outlook_at):
-            ended |= self._hopeless(iteration, log_risk, gap, step)
+        next_outlook = max(_FIRST_OUTLOOK, _NEXT_OUTLOOK * self.outlook_at)
+        if self.stopping.gives_up and iteration >= next_outlook:
+            ended |= self._hopeless(iteration, _in_double(self.geometry.size(at.coef)), gap, step)
         proof_due = self.proof_due(iteration)
         undecided = ~done & ~((figures["margin"] > 0) & (self.bounds > 0))
         if not undecided.any():
@@ -425,22 +429,24 @@ class DescentRun(Run[DescentPath]):
         return ended, done
 
     def _hopeless(
-        self, iteration: int, log_risk: np.ndarray, gap: np.ndarray, step: np.ndarray
+        self, iteration: int, size: np.ndarray, gap: np.ndarray, step: np.ndarray
     ) -> np.ndarray:
         """Whether neither the loss nor the gap of a problem is on its way to its goal: bool of
         shape (k,). The first time is only noted.
+
+        No margin exceeds D(a) ||w||_p, and ||w||_p grows no faster than since the last time: so
+        much less the loss of the sample of least margin cannot become.
         """
-        noted, self.outlook_at = self.outlook_at, iteration
-        rate = (self.last_log_risk - log_risk) / max(iteration - noted, 1)
-        settled = step <= _SETTLED * self.last_step
-        self.last_log_risk, self.last_step = log_risk, step
-        if noted == 0:
-            return np.zeros(len(gap), dtype=bool)
+        noted, last_size, last_step = self.outlook_at, self.last_size, self.last_step
+        self.outlook_at, self.last_size, self.last_step = iteration, size, step
         max_iter = self.stopping.max_iter
-        hoped = log_risk - _HOPED_RATE * rate * (max_iter - iteration)
+        growth = (size - last_size) / (iteration - noted)
+        margin = self.bounds * (size + growth * (max_iter - iteration))
+        margin = like(self.lightest, np.minimum(margin, _LARGE_MARGIN))
+        least, _ = self.loss.log_risk_and_weights(margin[:, None], self.lightest[:, None])
         hoped_gap = gap * (iteration / max_iter) ** _HOPED_POWER
-        late: np.ndarray = (hoped > _in_double(self.done_below)) & (hoped_gap > self.stopping.tol)
-        return settled & late
+        late = to_numpy(least > self.done_below) & (hoped_gap > self.stopping.tol)
+        return (noted > 0) & (step <= _SETTLED * last_step) & late
 
     def keep(self, rows: np.ndarray) -> None:
         """Go on with the problems at these indices."""
@@ -452,7 +458,8 @@ class DescentRun(Run[DescentPath]):
             "bounds",
             "proofs",
             "sufficient_decrease",
-            "last_log_risk",
+            "lightest",
+            "last_size",
             "last_step",
         ):
             setattr(self, name, getattr(self, name)[rows])
