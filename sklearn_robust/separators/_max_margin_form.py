@@ -80,7 +80,7 @@ class MaxMarginForm:
             rows = labels[:, None] * problem.X
         dual_q, shift = problem.threat.dual_norm.p, 0.0
         scale = problem.threat.scale if eps > 0 else None
-        if scale is None and is_dual(norm, problem):
+        if lowers_all_alike(problem, norm):
             eps, shift = 0.0, eps
         return cls(
             rows, labels if problem.fit_intercept else None, norm.p, dual_q, eps, shift, scale
@@ -164,11 +164,12 @@ class MaxMarginForm:
         )
 
 
-def is_dual(norm: LpNorm, problem: RobustProblem) -> bool:
-    """Whether p = q*: where features have one scale, the adversary then lowers every margin of a
-    unit vector by its radius.
+def lowers_all_alike(problem: RobustProblem, norm: LpNorm) -> bool:
+    """Whether the adversary lowers every margin of a unit vector by its radius: p = q*, and the
+    features have one scale.
     """
-    return math.isclose(norm.p, problem.threat.dual_norm.p, rel_tol=1e-12)
+    threat = problem.simplified().threat
+    return threat.scale is None and math.isclose(norm.p, threat.dual_norm.p, rel_tol=1e-12)
 
 
 def column_sizes(X: Any, *, centred: bool) -> Vector:

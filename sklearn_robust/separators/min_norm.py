@@ -27,7 +27,7 @@ from sklearn_robust.separators._engine_choice import (
     certify_refined,
     maximise_margin,
 )
-from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector, is_dual
+from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector, lowers_all_alike
 from sklearn_robust.separators._newton_proof import ROUNDING, cancels
 from sklearn_robust.separators._worst_points import as_joint, decide_by_worst_points
 from sklearn_robust.separators.conic_separator import certify_direction, maximise_conic_margin
@@ -300,8 +300,8 @@ def _check_sequence_of_radii(eps: Any) -> list[float]:
 
 def _in_the_same_direction(problem: RobustProblem, last: Separator, tol: float) -> Separator | None:
     """The separator in the direction of the last one, where p = q* and it reaches the gap."""
-    norm, plain = LpNorm(last.p), problem.simplified()
-    if plain.threat.scale is not None or not is_dual(norm, plain):
+    norm = LpNorm(last.p)
+    if not lowers_all_alike(problem, norm):
         return None
     answer = certify_point(problem, norm, Point(last.coef, last.dual_coef), last.solver)
     found = answer.margin > 0 and answer.gap <= tol

@@ -50,7 +50,8 @@ _STALLED = 1e-12  # step, relative to the first, below which a problem ends: rou
 _FIRST_OUTLOOK, _NEXT_OUTLOOK = 50, 1.5
 _SETTLED = 2.0  # growth of the step since then up to which steps are settled: w grows no faster
 _LARGE_MARGIN = 1e6  # at which a loss is below every goal
-_HOPED_POWER = 2.0  # of the iterations, by which the gap may fall; most fall with the first
+# The power of the iterations by which the gap may fall: most gaps fall with the first.
+_HOPED_POWER = 2.0
 
 
 @dataclass
@@ -437,16 +438,17 @@ class DescentRun(Run[DescentPath]):
         No margin exceeds D(a) ||w||_p, and ||w||_p grows no faster than since the last time: so
         much less the loss of the sample of least margin cannot become.
         """
-        noted, last_size, last_step = self.outlook_at, self.last_size, self.last_step
-        self.outlook_at, self.last_size, self.last_step = iteration, size, step
-        max_iter = self.stopping.max_iter
-        growth = (size - last_size) / (iteration - noted)
+        noted, max_iter = self.outlook_at, self.stopping.max_iter
+        growth = (size - self.last_size) / (iteration - noted)
+        settled = step <= _SETTLED * self.last_step
+        self.outlook_at = iteration
+        self.last_size, self.last_step = size, step
         margin = self.bounds * (size + growth * (max_iter - iteration))
         margin = like(self.lightest, np.minimum(margin, _LARGE_MARGIN))
         least, _ = self.loss.log_risk_and_weights(margin[:, None], self.lightest[:, None])
         hoped_gap = gap * (iteration / max_iter) ** _HOPED_POWER
         late = to_numpy(least > self.done_below) & (hoped_gap > self.stopping.tol)
-        return (noted > 0) & (step <= _SETTLED * last_step) & late
+        return (noted > 0) & settled & late
 
     def keep(self, rows: np.ndarray) -> None:
         """Go on with the problems at these indices."""
