@@ -77,7 +77,8 @@ class MaxMarginForm:
         if sparse.issparse(problem.X):
             rows = sparse.csr_array(sparse.diags_array(labels) @ problem.X)
         else:
-            rows = labels[:, None] * problem.X
+            rows = problem.X  # a copy, in units of its own
+            rows *= labels[:, None]
         dual_q, shift = problem.threat.dual_norm.p, 0.0
         scale = problem.threat.scale if eps > 0 else None
         if lowers_all_alike(problem, norm):
