@@ -33,6 +33,7 @@ _ZERO_NORM = 1e-40
 
 # Line search
 _MAX_HALVINGS = 40
+_ROUNDING = 1e-14  # predicted decrease, relative to the dual, that rounding hides
 _DUAL_DECREASE = 1e-4  # share of the predicted decrease of the dual that a step must bring
 
 
@@ -165,9 +166,10 @@ def _line_search(
         moved = weights.copy()
         moved[free] = np.maximum(weights[free] + length * step, 0)
         w = _primal(Z, moved, eps)
-        if 0.5 * float(w @ w) - moved.sum() <= value + _DUAL_DECREASE * float(
-            gradient @ (moved - weights)
-        ):
+        predicted = float(gradient @ (moved - weights))
+        decreases = 0.5 * float(w @ w) - moved.sum() <= value + _DUAL_DECREASE * predicted
+        # the last steps change the dual by less than its rounding, but margins by more than theirs
+        if decreases or abs(predicted) <= _ROUNDING * abs(value):
             return moved, w
         length *= 0.5
     return None
