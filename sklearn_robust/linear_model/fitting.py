@@ -194,13 +194,15 @@ class Fit(BaseFit[RobustProblem]):
         step_size: float | str,
         max_iter: int,
         loss_tol: float,
+        gives_up: bool = False,
     ) -> list[Solution]:
         """The solution in each geometry, with the paths of steepest descent of the open problems.
 
         The paths are followed batch by batch. Problems that are proven not to be separable are left
         out, unless there is no other solver for the minimiser of their risk. Where samples have
         sets of their own, or the set has no projection, the path of the 2-norm is followed by worst
-        points, and certified by its limit.
+        points, and certified by its limit. With `gives_up` a path ends that is too slow to end
+        within max_iter.
         """
         solutions = list(solutions)
         if self.has_minimiser and not self.has_path:
@@ -226,6 +228,7 @@ class Fit(BaseFit[RobustProblem]):
                     loss_tol=loss_tol,
                     tol=self.tol,
                     stop_if_not_separable=self.has_minimiser,
+                    gives_up=gives_up,
                     coef_init=start,
                     monitors=monitors,
                 )
