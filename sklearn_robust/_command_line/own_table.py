@@ -46,13 +46,13 @@ def run(arguments: argparse.Namespace, progress: Progress) -> None:
     X, y = _read(arguments.table, arguments.target, arguments.drop)
     numeric = _numeric(X)
     categorical = [name for name in X.columns if name not in numeric]
+    _say_what_was_read(arguments, X, y, numeric, categorical)
     if not numeric:
         raise UnsuitableTable(
             f"{arguments.table} has no numeric column beside {arguments.target!r}: there is "
             "nothing that the adversary moves. Write a column of numbers, with a point as the "
             "decimal separator."
         )
-    _say_what_was_read(arguments, X, y, numeric, categorical)
     X_train, X_test, y_train, y_test = train_test_split(
         X, y, test_size=_HELD_OUT, stratify=y, random_state=arguments.seed
     )
@@ -103,7 +103,9 @@ def _read(path: str, target: str | None, drop: list[str]) -> tuple[DataFrame, Se
         table = _table(path, target)
     except UnicodeDecodeError as error:
         raise UnsuitableTable(f"{path} is not UTF-8 text: save the table as CSV, UTF-8.") from error
-    except (OSError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+    except OSError as error:
+        raise UnsuitableTable(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise UnsuitableTable(
             f"{path} cannot be read as CSV: {str(error).strip()}. Its first line must name the "
             "columns, and each further line hold a field for each of them."
@@ -143,6 +145,8 @@ def _read(path: str, target: str | None, drop: list[str]) -> tuple[DataFrame, Se
                 f"column {name!r} holds {X[name].abs().max():g}: leave such a field empty, or the "
                 "column out by --drop."
             )
+    for name in X.columns.difference(_numeric(X)):
+        X[name] = X[name].map(str, na_action="ignore")  # True and False are categories
     return X.loc[:, X.notna().any()], y  # an empty column says nothing
 
 
@@ -213,8 +217,8 @@ def _say_what_was_read(
         text = _text_beside_numbers(X[name])
         if text is not None:
             print(
-                f"Column {name!r} holds {text!r} beside numbers, and is taken as categories. It is "
-                "numeric where a missing value is an empty field."
+                f"Column {name!r} holds {text!r} beside numbers: it is taken as categories. Leave "
+                "missing values empty to have it numeric."
             )
         if X[name].nunique() > _MOST_CATEGORIES:
             print(
@@ -237,6 +241,7 @@ def _columns(numeric: list[str], categorical: list[str]) -> ColumnTransformer:
             max_categories=_MOST_CATEGORIES,
             handle_unknown="infrequent_if_exist",
             sparse_output=False,
+            feature_name_combiner="{} = {}".format,  # no name of a column of numbers
         ),
     )
     return ColumnTransformer(
