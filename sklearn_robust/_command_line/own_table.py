@@ -32,7 +32,7 @@ _HELD_OUT = 0.25  # the share of the rows that only the scores and the report se
 _FOLDS = 5
 _MOST_CATEGORIES = 20  # in one column; the rarer ones are taken together
 _MOST_CLASSES = 50
-_MOST_NAMES = 20  # of columns in a message
+_MOST_NAMES = 20  # columns that a message names
 _LARGEST = 1e100  # squares of larger numbers are infinite, or nearly
 
 
