@@ -115,6 +115,10 @@ class RobustProblem(OnRows):
     fit_intercept: bool
     adversary: Adversary | None = None
 
+    def __repr__(self) -> str:
+        sizes = f"n_problems={self.n_problems}, X of shape {self.rows.shape}"
+        return f"RobustProblem({sizes}, threat={self.threat!r}, radius={self.radius})"
+
     @classmethod
     def from_data(
         cls,
