@@ -19,7 +19,8 @@ from sklearn_robust.rows.protocols import GramRows, Rows
 
 # entries of X that are copied at a time, two megabytes in float64: about a processor's cache
 _BLOCK_ENTRIES = 2**18
-_ABSOLUTE_ENTRIES = 2**15  # of sparse rows whose absolute values are held
+# the most entries of sparse rows whose absolute values are held
+_ABSOLUTE_ENTRIES = 2**15
 # rows of a block at least from which a Gram matrix is computed: fewer cost as much time to add
 _GRAM_ROWS = 512
 # products in a Gram matrix, f^2 n, from which it is computed in single precision
