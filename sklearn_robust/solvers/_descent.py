@@ -28,6 +28,7 @@ from sklearn_robust.solvers.solution import (
     Monitoring,
     Solution,
     problem_to_numpy,
+    risk_gap,
     stack_solutions,
 )
 from sklearn_robust.threats import inside, reachable
@@ -507,8 +508,8 @@ class DescentRun(Run[DescentPath]):
         proof = repaired_weights(one, to_numpy(now.weights[i : i + 1]))
         if not np.isfinite(proof).all():
             return math.inf, None
-        excess = float(now.log_risk[i]) - log_risk_bound(one, self.loss, proof)[0]
-        return float(-np.expm1(-excess)), like(now.weights, proof)
+        bound = float(log_risk_bound(one, self.loss, proof)[0])
+        return risk_gap(bound, float(now.log_risk[i])), like(now.weights, proof)
 
 
 def _in_double(x: Array) -> np.ndarray:
