@@ -32,7 +32,9 @@ _FIRST_PROOF = 5
 # consecutive certificates without a smaller gap, after which the method ends: rounding allows no
 # smaller one
 _MAX_MISSED_CERTIFICATES = 6
-_MAX_FACE_STEPS = 3  # active-set steps from iterates that look solved, and are not
+# unknowns, at most, of the active-set steps from iterates that look solved, and are not: the first
+# one is to cost less than a step of the method
+_FACE_UNKNOWNS = (400, 6000, 6000)
 _NEAR = 10  # estimated over asked gap up to which an iterate is certified
 # estimated gap, and complementarity for margins of order 1, down to which single precision suffices
 # for the matrix
@@ -117,11 +119,11 @@ def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
                 return Point(form.signs @ state.coordinates, cancelling)
         if near or (gamma <= 0 and iteration >= _FIRST_PROOF):
             certified = certify()
-            if near and not best.ended(tol) and face_steps < _MAX_FACE_STEPS:
+            if near and not best.ended(tol) and face_steps < len(_FACE_UNKNOWNS):
                 # rounding may hold the certified gap far above the estimate, as next to eps*, where
                 # the face is known all the same
+                on_face = newton_step(program, certified, _FACE_UNKNOWNS[face_steps])
                 face_steps += 1
-                on_face = newton_step(program, certified)
                 if on_face is not None:
                     best.offer(program.certify(on_face))
             if best.ended(tol):
