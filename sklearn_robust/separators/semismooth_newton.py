@@ -24,10 +24,10 @@ from scipy.linalg.blas import dsyrk, ssyrk
 from sklearn_robust.certificates import Point, relative_gap
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure, Vector
 
-_MAX_NEWTON_STEPS = 60  # a handful is usual
+_MAX_NEWTON_STEPS = 30  # a handful is usual; the interior-point method takes the time of as many
 # Next to eps* steps are many, and the bound falls far in the first of them: to less than this share
 # after so many steps the method gives up, where there is an adversary.
-_FIRST_STEPS, _FALLEN_FAR = 4, 0.35
+_FIRST_STEPS, _FALLEN_FAR = 4, 0.27
 _LAST_GAP = 1e-12  # relative gap up to which no step is left to make
 # Share of the mean pivot that is added to each pivot: the system is singular where rows repeat.
 _MEAN_PIVOT_RIDGE = 1e-10
