@@ -78,7 +78,8 @@ def solve_semismooth_newton(
     """
     Z, eps = program.rows, program.eps
     weights = np.full(len(Z), 1 / len(Z)) if start is None else start
-    w, reached, first = _primal(Z, weights, eps), False, math.inf
+    w, reached = _primal(Z, weights, eps), False
+    first = math.inf  # the first bound
     # with eps = 0 the products Z Z^T of all rows stay the same; large ones are of single precision
     # until that no longer suffices for a step, for margins are computed anew in double precision
     single = eps == 0 and Z.size >= _SINGLE_ENTRIES
