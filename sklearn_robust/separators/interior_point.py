@@ -4,7 +4,8 @@ It is Mehrotra's predictor and corrector on the form of `_standard_form`, with t
 `_newton_system`: one weighted symmetric product and one Cholesky factor of size min(n, d) an
 iteration. The program is feasible and bounded at every eps, also beyond eps*, where its solution is
 w = 0: no case is special. Complementarity over gamma estimates the gap; an iterate is certified
-where that is small, and the best one is returned.
+where that is small, and the best one is returned. Where its certified gap stays above the estimate,
+a step of active-set refinement is tried from it.
 """
 
 from __future__ import annotations
