@@ -97,6 +97,7 @@ sphinx_gallery_conf = {
     "capture_repr": (),
     "backreferences_dir": "generated/backreferences",
     "download_all_examples": False,
+    "write_computation_times": False,
     "show_memory": False,
     "show_signature": False,
     "thumbnail_size": (400, 280),
