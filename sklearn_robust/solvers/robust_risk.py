@@ -25,16 +25,25 @@ from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers._risk_boxes import minimise_on_boxes, newton_on_boxes
+from sklearn_robust.solvers._risk_columns import minimise_on_columns, spread, uses_few_columns
 from sklearn_robust.solvers._risk_conic import conic_newton
 from sklearn_robust.solvers._risk_lbfgs import lbfgs
 from sklearn_robust.solvers._risk_newton import newton
 from sklearn_robust.solvers._risk_programs import minimise_by_program, takes_program
 from sklearn_robust.solvers._risk_quasi_newton import affordable_iterations, quasi_newton, serves
-from sklearn_robust.solvers.solution import Monitor, Monitoring, Solution, stack_solutions
+from sklearn_robust.solvers._risk_sample import sample_of, sample_tol
+from sklearn_robust.solvers.solution import (
+    Monitor,
+    Monitoring,
+    Solution,
+    risk_gap,
+    stack_solutions,
+)
 from sklearn_robust.threats import ProximalThreat, is_ball, offers
 
 # Iterations of Newton's method after which L-BFGS-B continues; a few are usual.
 _NEWTON_ITERATIONS = 200
+_FEW_SAMPLES = 2  # samples of a set, on average, below which one program of all comes first
 
 
 def minimise_robust_risk(
@@ -163,6 +172,25 @@ class _Record:
 
 
 @dataclass(frozen=True)
+class _RecordOfColumns:
+    """The record of a problem on some of the columns, after so many iterations of others."""
+
+    whole: _Record | _RecordOfColumns
+    columns: np.ndarray
+    n_features: int
+    before: int
+
+    def due(self, iteration: int) -> bool:
+        """Whether this iteration is recorded or shown."""
+        return self.whole.due(self.before + iteration)
+
+    def __call__(self, iteration: int, state: Solution, *, last: bool = False) -> bool:
+        """Record and show the figures of an iteration; whether a monitor stops the solver."""
+        coef = spread(state.coef, self.columns, self.n_features)
+        return self.whole(self.before + iteration, replace(state, coef=coef), last=last)
+
+
+@dataclass(frozen=True)
 class _OneProblem:
     """One problem in double arithmetic, and the criteria for its minimiser.
 
@@ -179,7 +207,7 @@ class _OneProblem:
     tol : float
         Certified relative gap of the risk to reach.
     max_iter : int
-    record : _Record
+    record : _Record or _RecordOfColumns
     """
 
     problem: RobustProblem
@@ -189,7 +217,7 @@ class _OneProblem:
     dtype: Any
     tol: float
     max_iter: int
-    record: _Record
+    record: _Record | _RecordOfColumns
 
     def minimised(self, start: np.ndarray) -> tuple[Solution, bool]:
         """The solution, and whether a monitor has stopped the solver."""
@@ -211,8 +239,27 @@ class _OneProblem:
             return self._search_by_program(start)
         solution: Solution | None = None
         coef, n_iter = start, 0
+        program_first = self._has_many_sets and self._takes_program
+        if program_first:
+            found, coef, n_iter = self._search_by_program(start)
+            if not self._proves_nothing(found):
+                return found, coef, n_iter
+        if self._against_ball and uses_few_columns(self.problem):
+            solution, coef, n_iter = minimise_on_columns(
+                self.problem,
+                self.loss,
+                start,
+                max_iter=self.max_iter,
+                solve=self._on_columns,
+                certify=self.certified,
+            )
+            if solution is not None:
+                return solution, coef, n_iter
+        if not coef.any():
+            coef = self._sampled_start(coef)
         if self._against_ball and serves(self.problem):
-            solution, coef, n_iter = self._quasi_newton(start)
+            solution, coef, more = self._quasi_newton(coef, before=n_iter)
+            n_iter += more
         if solution is None and n_iter < self.max_iter:
             solution, coef, more = self._newton(coef, before=n_iter)
             n_iter += more
@@ -227,15 +274,52 @@ class _OneProblem:
             n_iter += more
             solution, coef, more = self._newton(coef, before=n_iter)
             n_iter += more
-        if self._proves_nothing(solution) and n_iter < self.max_iter and self._takes_program:
+        left = self._proves_nothing(solution) and n_iter < self.max_iter
+        if left and self._takes_program and not program_first:
             found, reached, more = self._search_by_program(coef)
             if found is not None:
                 return found, reached, n_iter + more
         return solution, coef, n_iter
 
+    def _on_columns(
+        self, part: RobustProblem, start: np.ndarray, columns: np.ndarray, before: int
+    ) -> tuple[Solution | None, np.ndarray, int]:
+        """The minimiser on some columns, from a start there, after so many iterations."""
+        record = _RecordOfColumns(self.record, columns, self.problem.n_features, before)
+        one = replace(self, problem=part, max_iter=self.max_iter - before, record=record)
+        try:
+            return one._search(start)
+        except _Stopped as stop:
+            coef = spread(stop.coef, columns, self.problem.n_features)
+            raise _Stopped(stop.iteration + before, coef) from None
+
+    def _sampled_start(self, start: np.ndarray) -> np.ndarray:
+        """The minimiser of the risk of a sample of the rows, where there is one that helps."""
+        sample = sample_of(self.problem) if self._against_ball else None
+        if sample is None:
+            return start
+        one = replace(
+            self,
+            problem=sample,
+            proof=None,
+            tol=sample_tol(sample, self.tol),
+            max_iter=min(self.max_iter, _NEWTON_ITERATIONS),
+            record=_Record(Monitoring(0), 0),
+        )
+        solution, coef, _ = one._search(start)
+        return start if solution is None or solution.separable[0] is not False else coef
+
     @staticmethod
     def _proves_nothing(solution: Solution | None) -> bool:
         return solution is None or solution.separable[0] is None
+
+    @property
+    def _has_many_sets(self) -> bool:
+        """Whether the program of a Newton step is about as large as that of all samples."""
+        adversary = self.problem.adversary
+        if not isinstance(adversary, Slots):
+            return False
+        return _FEW_SAMPLES * len(adversary.slots) > self.problem.y.shape[1]
 
     @property
     def _takes_program(self) -> bool:
@@ -290,16 +374,18 @@ class _OneProblem:
         """Whether the samples have multiples of one l_q ball."""
         return self.problem.shares_set and is_ball(self.problem.threat)
 
-    def _quasi_newton(self, start: np.ndarray) -> tuple[Solution | None, np.ndarray, int]:
+    def _quasi_newton(
+        self, start: np.ndarray, *, before: int
+    ) -> tuple[Solution | None, np.ndarray, int]:
         """The quasi-Newton method, for no longer than Newton's method takes."""
         return quasi_newton(
             self.problem,
             self.loss,
             start,
-            max_iter=int(min(self.max_iter, affordable_iterations(self.problem))),
+            max_iter=int(min(self.max_iter - before, affordable_iterations(self.problem))),
             tol=self.tol,
             certify=self.certified,
-            record=self._record_from(0),
+            record=self._record_from(before),
         )
 
     def _newton(self, start: np.ndarray, *, before: int) -> tuple[Solution | None, np.ndarray, int]:
@@ -355,7 +441,7 @@ class _OneProblem:
             if bound is None:
                 scale = log_risk + np.log(found.sum(axis=-1))  # the best one at the minimiser
                 bound = loss.log_risk_bound(weights, problem.log_weight, scale)
-            gap = -np.expm1(bound - log_risk)
+            gap = np.array([risk_gap(float(bound[0]), float(log_risk[0]))])
             separable: bool | None = False
         else:
             weights = problem.balanced(found)
