@@ -136,7 +136,7 @@ class RobustConformalSets:
         """
         if not hasattr(self, "threshold_"):
             raise ValueError(
-                "There is no threshold yet: call conformalize(X, y) first, with samples that the "
+                "There is no threshold yet: call conformalize first, with samples that the "
                 "classifier was not fitted on. "
                 f"{see('guide/proofs', 'sets-that-hold-the-true-class')}"
             )
