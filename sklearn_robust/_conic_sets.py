@@ -34,7 +34,7 @@ _SHARES = [0.0, *np.geomspace(1e-13, 1.0, 40).tolist()]
 # A set with its size as the unit
 _NO_INTERIOR = 1e-9  # largest slack up to which the set has no interior
 _TIGHT = 1e-6  # slack up to which an inequality of such a set is an equality throughout it
-# singular value, relative to the largest, up to which an equality repeats others
+# singular value, relative to the largest entry, up to which an equality repeats others
 _REPEATED_EQUALITY = 1e-12
 
 _UNIT_ROWS = 512  # unit vectors that are formed at a time
@@ -237,7 +237,8 @@ class InteriorSet:
         """L and l of the equalities L x = l that x obeys whatever s is."""
         left = np.eye(len(self.h)) - self.F @ np.linalg.pinv(self.F)
         directions, sizes, _ = np.linalg.svd(left @ self.E, full_matrices=False)
-        chosen = directions[:, sizes > _REPEATED_EQUALITY * np.max(sizes, initial=0.0)].T @ left
+        largest = np.max(np.abs(self.E), initial=0.0)
+        chosen = directions[:, sizes > _REPEATED_EQUALITY * largest].T @ left
         return chosen @ self.E, chosen @ self.h
 
     def with_s(self, x: np.ndarray, s: np.ndarray) -> np.ndarray:
