@@ -38,9 +38,9 @@ _SLOW_RATIO = 0.01  # relative growth of the factor, in units of tol, up to whic
 _LEAST_FACTOR = 1e-9  # from which it starts where nothing separates at factor 1
 # relative excess over the best factor at which weights are sought that bound it
 _BEYOND = (0.5e-8, 1e-6, 1e-4)
-_TOUCHES = (
-    1e-9  # smallest margin without adversary, relative to the largest score, that counts as 0
-)
+# smallest margin without adversary, relative to the largest score, and share of the largest
+# coefficient, that count as 0
+_TOUCHES = 1e-9
 _HELD = 1e-9  # share of a direction that sets may move, from rounding, where they hold it
 _FACTOR_STEPS = 60  # Newton steps at most to the root that is the factor of a predictor
 
@@ -197,13 +197,14 @@ def _terms(problem: RobustProblem, coef: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _cleared(problem: RobustProblem, found: Certified) -> Certified:
-    """With 0 for the coefficients that are rounding beside the others, where the predictor then
+    """With 0 for the coefficients that are small beside the others, where the predictor then
     separates and the sets take nothing.
     """
     sizes = problem.sizes(found.weights[None])[0] * np.abs(found.coef)
-    coef = np.where(sizes > np.finfo(float).eps * sizes.max(), found.coef, 0.0)
+    coef = np.where(sizes > _TOUCHES * sizes.max(), found.coef, 0.0)
     scores, penalties = _terms(problem, coef)
-    separates = best_intercept(scores, problem.classes)[1][0] > 0
+    smallest = best_intercept(scores, problem.classes)[1][0]
+    separates = smallest > _TOUCHES * np.abs(scores).max()
     return replace(found, coef=coef) if separates and not penalties.any() else found
 
 
