@@ -24,6 +24,11 @@ from sklearn_robust._documentation import see
 _DOUBLINGS = 10
 _PART = 2**15  # samples of a part of a sum, a quarter of a megabyte in float64
 _MAX_ROOT_STEPS = 100  # steps at most to the root of a scalar equation, which takes a few
+_FEW_LOGARITHMS = 1000  # logarithms that take less time than to do with half of them
+
+# The best scale of weights that bound the risk
+_BOUND_ROUNDING = 1e-14  # share of the bound that a better scale must gain
+_CLOSE_TO_CAP = 0.1  # step, as a share of the distance to the largest scale, that tells no gain
 
 
 class MarginLoss(Protocol):
@@ -100,6 +105,9 @@ class Exponential:
     name = "exponential"
     log_odds_slope = 2.0
 
+    def __repr__(self) -> str:
+        return "Exponential()"
+
     def log_risk_and_weights(self, margins: Array, log_weight: Array) -> tuple[Array, Array]:
         """log L of shape (...) and the weights a of shape (..., n)."""
         xp = namespace(margins)
@@ -166,22 +174,14 @@ class Logistic:
     name = "logistic"
     log_odds_slope = 1.0
 
+    def __repr__(self) -> str:
+        return "Logistic()"
+
     def log_risk_and_weights(self, margins: Array, log_weight: Array) -> tuple[Array, Array]:
         """log L of shape (...) and the weights a = s sigmoid(-m) / L of shape (..., n)."""
         xp = namespace(margins)
-        if _is_moderate(margins, log_weight):
-            # with t = exp(-|m|): l = max(-m, 0) + log(1 + t), and sigmoid(-m) = (1 or t) / (1 + t)
-            t = np.abs(margins)
-            np.exp(np.negative(t, out=t), out=t)
-            share = np.exp(log_weight if log_weight.strides[-1] else log_weight[..., :1])
-            losses = np.log1p(t)
-            np.subtract(losses, margins, out=losses, where=margins < 0)
-            losses *= share
-            risk = np.sum(losses, axis=-1, keepdims=True)
-            slope = np.add(t, 1, out=losses)
-            np.divide(share / risk, slope, out=slope)
-            np.multiply(slope, t, out=slope, where=margins > 0)
-            return np.log(risk[..., 0]), slope
+        if (smallest := _moderate(margins, log_weight)) is not None:
+            return _moderate_logistic(margins, log_weight, smallest)[:2]
         losses = log_weight + _log_softplus(xp, margins)
         largest = xp.max(losses, axis=-1, keepdims=True)
         log_risk = largest + xp.log(xp.sum(xp.exp(losses - largest), axis=-1, keepdims=True))
@@ -195,7 +195,7 @@ class Logistic:
         """
         xp = namespace(margins)
         b = Exponential().intercept(margins, y, log_weight) if near is None else near
-        if len(margins) == 1 and _is_moderate(margins, log_weight):
+        if len(margins) == 1 and _moderate(margins, log_weight) is not None:
             found = _moderate_intercept(margins[0], y[0], log_weight[0], float(b[0]))
             if found is not None:
                 return np.array([found], dtype=margins.dtype)
@@ -261,10 +261,19 @@ class Logistic:
         if near is not None:  # the best c is there for the weights of the least risk
             guess = near[..., None]
             level = xp.where(guess < high, guess, high - 0.01)
+        bound = xp.full_like(cap, -math.inf)
         for _ in range(_MAX_ROOT_STEPS):
-            slope, rate = _entropy_slope(xp, level, used_weights, log_ratio, entropy)
+            total, slope, rate = _entropy_sums(xp, level, used_weights, log_ratio)
+            total, slope = total + entropy, slope + entropy
+            # every c bounds the risk
+            bound = xp.maximum(bound, level + xp.log(at_least_tiny(total)))
+            step = slope / rate
+            # the best c by half of this more, to second order, if the cap is not close
+            gain, close = slope * step, xp.abs(step) > _CLOSE_TO_CAP * (cap - level)
+            if not bool(xp.any((gain > _BOUND_ROUNDING * total) | close)):
+                break
             low, high = xp.where(slope > 0, level, low), xp.where(slope < 0, level, high)
-            step, ahead = slope / rate, at_least_tiny(cap - level)
+            ahead = at_least_tiny(cap - level)
             nearer = cap - ahead * xp.exp(-xp.maximum(step, nothing) / ahead)
             moved = xp.where(slope > 0, nearer, level + step)
             at_cap = (slope > 0) & (nearer >= cap)  # the best c is closer to it than numbers are
@@ -273,13 +282,11 @@ class Logistic:
                 moved,
                 xp.where(moved <= low, low, 0.5 * (level + high)),
             )
-            # any c bounds the risk, the best one to the square of its error, which counts beside
-            # the distance to the cap
-            close = bool(xp.all((xp.abs(moved - level) <= 1e-6 * (cap - level)) | at_cap))
-            level = xp.where(slope == 0, level, moved)
-            if close:
+            moved = xp.where(slope == 0, level, moved)
+            if bool(xp.all(moved == level)):
                 break
-        return _entropy_bound(xp, level, used_weights, log_ratio, entropy)[..., 0]
+            level = moved
+        return bound[..., 0]
 
     def dual_sum(self, weights: np.ndarray, log_weight: np.ndarray, log_scale: float) -> float:
         """The sum of s_i H(c a_i / s_i) over c, for log c = log_scale and some of the samples, (m,)
@@ -287,7 +294,7 @@ class Logistic:
         """
         tiny = np.finfo(np.float64).tiny
         log_ratio = np.log(np.maximum(weights, tiny)) - log_weight
-        return float(_entropy_sum(np, np.full(1, log_scale), weights, log_ratio)[0])
+        return float(_entropy_sums(np, np.full(1, log_scale), weights, log_ratio)[0][0])
 
     def dual_bound(self, total: float, log_scale: float) -> float:
         """The lower bound on the log-risk that the sum over all samples gives."""
@@ -349,6 +356,18 @@ def check_loss(
                 "without probabilities."
             )
     return copy.deepcopy(value)
+
+
+def log_risk_and_derivatives(
+    loss: MarginLoss, margins: np.ndarray, log_weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """log L of shape (...), and the weights and the curvatures of a loss, (..., n), in one pass
+    where they have terms in common.
+    """
+    if type(loss) is Logistic and (smallest := _moderate(margins, log_weight)) is not None:
+        return _moderate_logistic(margins, log_weight, smallest)
+    log_risk, weights = loss.log_risk_and_weights(margins, log_weight)
+    return log_risk, weights, loss.curvature(margins, weights)
 
 
 def is_exponential(loss: MarginLoss) -> bool:
@@ -526,15 +545,65 @@ def _exp(xp: Any, values: Array) -> Array:
     return np.exp(values, out=values) if isinstance(values, np.ndarray) else xp.exp(values)
 
 
-def _is_moderate(margins: Array, log_weight: Array) -> bool:
-    """Whether no exponential of NumPy margins and of log weights, unless it is 0, underflows."""
-    if not isinstance(margins, np.ndarray):
-        return False
+def _moderate(margins: Array, log_weight: Array) -> float | None:
+    """The smallest of NumPy margins, if no exponential of them and of log weights, unless it is 0,
+    over- or underflows; else None.
+    """
+    if not isinstance(margins, np.ndarray) or not margins.size:
+        return None
     most = -0.4 * float(np.log(np.finfo(margins.dtype).tiny))
-    if not -most < np.max(margins, where=margins < math.inf, initial=-math.inf) < most:
-        return False
+    smallest, largest = float(margins.min()), float(margins.max())
+    if largest == math.inf:  # samples that are left out
+        largest = float(np.max(margins, where=margins < math.inf, initial=-math.inf))
     logs = log_weight if log_weight.strides[-1] else log_weight[..., :1]
-    return bool(np.min(logs, where=logs > -math.inf, initial=0.0) > -most)
+    lightest = float(logs.min())
+    if lightest == -math.inf:
+        lightest = float(np.min(logs, where=logs > -math.inf, initial=0.0))
+    return smallest if -most < smallest and largest < most and lightest > -most else None
+
+
+def _moderate_logistic(
+    margins: np.ndarray, log_weight: np.ndarray, smallest: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The log-risk of the logistic loss, the weights, and the curvatures, at `_moderate` margins.
+
+    With e = exp(-m): l = log(1 + e), -l' = e / (1 + e) and l'' = e / (1 + e)^2.
+    """
+    e = np.negative(margins)
+    np.exp(e, out=e)
+    alike = not log_weight.strides[-1]
+    share = np.exp(log_weight[..., :1] if alike else log_weight)
+    if alike:
+        risk = share * _log_product(e, smallest)
+    else:
+        losses = np.log1p(e)
+        losses *= share
+        risk = np.sum(losses, axis=-1, keepdims=True)
+    up = e + 1
+    weights = np.divide(e, up, out=e)
+    weights *= share / risk
+    return np.log(risk[..., 0]), weights, np.divide(weights, up, out=up)
+
+
+def _log_product(e: np.ndarray, smallest: float) -> np.ndarray:
+    """The logarithm of the product of 1 + e, e = exp(-m) of shape (..., n) with this smallest m, of
+    shape (..., 1).
+
+    Many factors are multiplied two by two, (1 + a) (1 + b) = 1 + (a + b + a b), as often as no
+    product overflows: so fewer logarithms are taken.
+    """
+    total = np.zeros_like(e[..., :1])
+    most = math.log(np.finfo(e.dtype).max) / max(math.log(2), math.log1p(math.exp(-smallest)))
+    count = 1
+    while e.shape[-1] > _FEW_LOGARITHMS and 2 * count < most:
+        half = e.shape[-1] // 2
+        total += np.sum(np.log1p(e[..., 2 * half :]), axis=-1, keepdims=True)
+        a, b = e[..., :half], e[..., half : 2 * half]
+        e = a * b
+        e += a
+        e += b
+        count *= 2
+    return total + np.sum(np.log1p(e), axis=-1, keepdims=True)
 
 
 def _moderate_intercept(
@@ -601,40 +670,25 @@ def _class_max(xp: Any, values: Array, members: Array) -> Array:
     return xp.where(largest > -math.inf, largest, xp.zeros_like(largest))
 
 
-def _entropy_slope(
-    xp: Any, log_c: Array, used_weights: Array, log_ratio: Array, entropy: Array | float
-) -> tuple[Array, Array]:
-    """The derivative by c of c entropy + sum_i s_i H(t_i), and minus that of it by log c."""
-    slope, rate = entropy + xp.zeros_like(log_c), xp.zeros_like(log_c)
-    for weights, ratio in _parts(used_weights, log_ratio):
-        log_t = log_c + ratio
-        left = at_least_tiny(-xp.expm1(xp.minimum(log_t, xp.zeros_like(log_c))))
-        slope = slope + xp.sum(weights * (xp.log(left) - log_t), axis=-1, keepdims=True)
-        rate = rate + xp.sum(weights / left, axis=-1, keepdims=True)
-    return slope, rate
+def _entropy_sums(
+    xp: Any, log_c: Array, used_weights: Array, log_ratio: Array
+) -> tuple[Array, Array, Array]:
+    """The sum of s_i H(t_i) over c, t = c a / s; the derivative of the sum by c, and minus the
+    derivative of that by log c; each of shape (..., 1).
 
-
-def _entropy_bound(
-    xp: Any, log_c: Array, used_weights: Array, log_ratio: Array, entropy: Array | float
-) -> Array:
-    """log of sum_i s_i H(t_i) + c entropy, t = c a / s, of shape (..., 1)."""
-    total = _entropy_sum(xp, log_c, used_weights, log_ratio) + entropy
-    return log_c + xp.log(at_least_tiny(total))
-
-
-def _entropy_sum(xp: Any, log_c: Array, used_weights: Array, log_ratio: Array) -> Array:
-    """sum_i s_i H(t_i) / c, t = c a / s, of shape (..., 1).
-
-    s H(t) = c a (-log t - (1 - t) log(1 - t) / t), whose last term is 1 at t = 0.
+    With u = 1 - t, s H(t) = c a (-log t - u log(u) / (1 - u)), whose last quotient is -1 at t = 0.
     """
-    total = nothing = xp.zeros_like(log_c)
+    total = slope = rate = nothing = xp.zeros_like(log_c)
     for weights, ratio in _parts(used_weights, log_ratio):
         log_t = xp.minimum(log_c + ratio, nothing)
-        t = at_least_tiny(xp.exp(log_t))
-        inner = xp.where(t < 1, t, nothing + 0.5)
-        rest = xp.where(t < 1, -(1 - inner) * xp.log1p(-inner) / inner, nothing)
-        total = total + xp.sum(weights * (rest - log_t), axis=-1, keepdims=True)
-    return total
+        left = at_least_tiny(1 - xp.exp(log_t))
+        taken = 1 - left  # t, rounded as u is: the quotient is as exact as u is then
+        log_left = xp.log(left)
+        rest = xp.where(taken > 0, left * log_left / at_least_tiny(taken), nothing - 1)
+        total = total - xp.sum(weights * (log_t + rest), axis=-1, keepdims=True)
+        slope = slope + xp.sum(weights * (log_left - log_t), axis=-1, keepdims=True)
+        rate = rate + xp.sum(weights / left, axis=-1, keepdims=True)
+    return total, slope, rate
 
 
 def _parts(*arrays: Array) -> Iterator[tuple[Array, ...]]:

@@ -15,7 +15,7 @@ import numpy as np
 from sklearn_robust._adversaries import Adversary, as_ball, is_shared, resolve
 from sklearn_robust._array_api import Array, namespace, to_numpy
 from sklearn_robust._parameters import refuse_lazy
-from sklearn_robust.losses import MarginLoss
+from sklearn_robust.losses import MarginLoss, log_risk_and_derivatives
 from sklearn_robust.rows import Rows, Survey, as_rows, largest_entry, require_array
 from sklearn_robust.threats import (
     LpBall,
@@ -31,6 +31,8 @@ from sklearn_robust.threats import (
     support_sizes,
     unit_threat,
 )
+
+_CLOSE_STEPS = 3  # steps of Newton's method to the best intercept from a close one
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,10 @@ class RobustProblem(OnRows):
     log_total_weight: Array
     fit_intercept: bool
     adversary: Adversary | None = None
+
+    def __repr__(self) -> str:
+        sizes = f"n_problems={self.n_problems}, X of shape {self.rows.shape}"
+        return f"RobustProblem({sizes}, threat={self.threat!r}, radius={self.radius})"
 
     @classmethod
     def from_data(
@@ -405,6 +411,10 @@ class RobustProblem(OnRows):
         self, loss: MarginLoss, margins: Array, *, near: Array | None = None
     ) -> Evaluation:
         """The robust loss at margins without intercept, (k, n), minimised over the intercept."""
+        if self.fit_intercept and near is not None and isinstance(margins, np.ndarray):
+            found = self._evaluated_near(loss, margins, near) if len(margins) == 1 else None
+            if found is not None:
+                return found
         if self.fit_intercept:
             intercept = loss.intercept(margins, self.y, self.log_weight, near)
             margins = margins + self.y * intercept[:, None]
@@ -412,7 +422,27 @@ class RobustProblem(OnRows):
             intercept = namespace(margins).zeros_like(margins[:, 0])
         return Evaluation(intercept, margins, *loss.log_risk_and_weights(margins, self.log_weight))
 
-    @property
+    def _evaluated_near(
+        self, loss: MarginLoss, margins: np.ndarray, intercept: np.ndarray
+    ) -> Evaluation | None:
+        """The loss of one problem at its best intercept, by Newton's method from a close one; None
+        where it is not close.
+        """
+        room = float(np.finfo(margins.dtype).eps) ** 0.5
+        for _ in range(_CLOSE_STEPS):
+            moved = margins + self.y * intercept[:, None]
+            log_risk, weights, c = log_risk_and_derivatives(loss, moved, self.log_weight)
+            excess, curvature = float(self.y[0] @ weights[0]), float(c.sum())
+            if not abs(excess) < curvature:
+                return None
+            step = excess / curvature
+            intercept = intercept + step
+            if abs(step) <= room:  # the risk does not change by it in any digit
+                moved += step * self.y
+                return Evaluation(intercept, moved, log_risk, weights)
+        return None
+
+    @cached_property
     def classes(self) -> tuple[Array, ...]:
         """Masks (k, n) of samples whose dual weights have one sum: each class where the intercept
         is free, otherwise all.
@@ -444,15 +474,19 @@ def feasible_weights(weights: Array, classes: Sequence[Array]) -> Array:
     """
     xp = namespace(weights)
     nothing = xp.zeros_like(weights[..., :1])
+    positive = xp.maximum(weights, nothing)
     feasible = xp.zeros_like(weights)
+    safe = xp.finfo(weights.dtype).tiny ** 0.5
     for members in classes:
-        part = xp.where(members, xp.maximum(weights, nothing), nothing)
-        largest = xp.max(part, axis=-1, keepdims=True)
-        # in units of a power of two, which rounds nothing, no sum under- or overflows
-        part /= 2.0 ** xp.floor(xp.log2(xp.where(largest > 0, largest, nothing + 1)))
-        if bool(xp.any(largest == 0)):
+        part = xp.where(members, positive, nothing)
+        total = xp.sum(part, axis=-1, keepdims=True)
+        if not bool(xp.all((total > safe) & (total < 1 / safe))):
+            largest = xp.max(part, axis=-1, keepdims=True)
+            # in units of a power of two, which rounds nothing, no sum under- or overflows
+            part /= 2.0 ** xp.floor(xp.log2(xp.where(largest > 0, largest, nothing + 1)))
             part = xp.where(largest == 0, xp.astype(members, part.dtype), part)
-        part /= len(classes) * xp.sum(part, axis=-1, keepdims=True)
+            total = xp.sum(part, axis=-1, keepdims=True)
+        part /= len(classes) * total
         feasible += part
     return feasible
 

@@ -346,7 +346,7 @@ def test_the_logistic_loss_of_moderate_margins_is_that_of_any(monkeypatch, weigh
         return log_risk, weights, loss.intercept(margins, y, logs, near)
 
     quick = figures()
-    monkeypatch.setattr(losses, "_is_moderate", lambda *args: False)
+    monkeypatch.setattr(losses, "_moderate", lambda *args: None)
     for value, expected in zip(quick, figures(), strict=True):
         np.testing.assert_allclose(value, expected, rtol=1e-12)
 
@@ -354,8 +354,8 @@ def test_the_logistic_loss_of_moderate_margins_is_that_of_any(monkeypatch, weigh
 def test_the_best_scale_of_the_logistic_bound_next_to_its_cap_takes_few_steps(monkeypatch):
     """A sample of small weight holds the scale closer to its cap than numbers are."""
     steps = []
-    slope = losses._entropy_slope
-    monkeypatch.setattr(losses, "_entropy_slope", lambda *args: steps.append(0) or slope(*args))
+    sums = losses._entropy_sums
+    monkeypatch.setattr(losses, "_entropy_sums", lambda *args: steps.append(0) or sums(*args))
     rng = np.random.default_rng(0)
     margins, log_weight = 1 + rng.standard_normal(2000), uniform(2000)
     log_risk, weights = Logistic().log_risk_and_weights(margins, log_weight)

@@ -28,7 +28,7 @@ from sklearn_robust.joint_certificates import (
     robust_margin,
 )
 from sklearn_robust.linear_model.fitting import (
-    RISK_TOL,
+    LEAST_RISK_TOL,
     BaseFit,
     Batch,
     Geometry,
@@ -46,7 +46,7 @@ from sklearn_robust.solvers import (
     joint_steepest_descent,
     minimise_joint_risk,
 )
-from sklearn_robust.solvers.solution import solution_to_numpy
+from sklearn_robust.solvers.solution import risk_gap, solution_to_numpy
 from sklearn_robust.threats import ProximalThreat, offers
 
 # share of its capacity that a pair must carry for a proof, up to which another flow is sought
@@ -287,7 +287,7 @@ class JointFit(BaseFit[JointProblem]):
             end = minimise_joint_risk(
                 self.problem,
                 self.loss,
-                tol=max(self.tol, RISK_TOL),
+                tol=max(self.tol, LEAST_RISK_TOL),
                 start=start,
                 monitors=monitors,
             )
@@ -328,7 +328,7 @@ class JointFit(BaseFit[JointProblem]):
         separable = True if margin > 0 else None
         gap = math.inf
         if separable is None and log_bound > -math.inf:
-            separable, gap = False, -math.expm1(min(log_bound - log_risk, 0.0))
+            separable, gap = False, risk_gap(log_bound, log_risk)
         return Solution(
             coef=coef[None].astype(dtype),
             intercept=intercept[None].astype(dtype),

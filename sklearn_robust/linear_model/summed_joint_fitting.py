@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sklearn_robust.certificates import Certified, relative_gap
-from sklearn_robust.linear_model.fitting import RISK_TOL, find_scale
+from sklearn_robust.linear_model.fitting import LEAST_RISK_TOL, find_scale
 from sklearn_robust.linear_model.joint_fitting import constant_predictor
 from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import SummableLoss
@@ -20,6 +20,7 @@ from sklearn_robust.norms import Norm
 from sklearn_robust.separators import NotSeparableError
 from sklearn_robust.separators.summed_joint import separate_joint_sums
 from sklearn_robust.solvers import Solution, joint_figures, minimise_summed_joint_risk
+from sklearn_robust.solvers.solution import risk_gap
 from sklearn_robust.summed import SummedJointProblem
 
 _ONE = np.zeros(1, dtype=int)  # the index of the one problem
@@ -77,7 +78,7 @@ class SummedJointFit:
             end = minimise_summed_joint_risk(
                 self.problem,
                 self.loss,
-                tol=max(self.tol, RISK_TOL),
+                tol=max(self.tol, LEAST_RISK_TOL),
                 start=self.start,
                 monitors=monitors,
                 record=record,
@@ -152,7 +153,7 @@ class SummedJointFit:
         """The solution with a proof that no predictor separates, and has a lower log-risk."""
         if bound == -math.inf or found.separable[0]:
             return found
-        gap = np.array([-math.expm1(min(bound - float(found.log_risk[0]), 0.0))])
+        gap = np.array([risk_gap(bound, float(found.log_risk[0]))])
         return replace(
             found,
             gap=gap,

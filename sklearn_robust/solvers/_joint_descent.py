@@ -62,7 +62,7 @@ from sklearn_robust.problems import Evaluation
 from sklearn_robust.solvers._descent import DescentRun, Iterate, Stopping, follow
 from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers._rule_path import RulePath, State
-from sklearn_robust.solvers.solution import Monitor, Solution
+from sklearn_robust.solvers.solution import Monitor, Solution, risk_gap
 from sklearn_robust.solvers.steepest import STEEPEST_GROWTH, paper_step
 from sklearn_robust.threats import ProximalThreat, mapped, require
 from sklearn_robust.total_variation import total_variation_prox
@@ -484,9 +484,9 @@ class JointRun(DescentRun):
         weights = repaired_weights(joint, _in_double(now.weights.array()), overwrite=True)
         if not np.isfinite(weights).all():
             return math.inf, None
-        excess = float(now.log_risk[0]) - entropy_bound(joint, self.loss, weights)
+        gap = risk_gap(entropy_bound(joint, self.loss, weights), float(now.log_risk[0]))
         weights = weights if self.keep_weights else weights[:, :0].copy()
-        return float(-np.expm1(-excess)), like(now.log_risk, weights[None])
+        return gap, like(now.log_risk, weights[None])
 
 
 def _in_double(x: Array) -> np.ndarray:

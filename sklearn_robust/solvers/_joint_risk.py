@@ -32,11 +32,11 @@ from sklearn_robust.solvers._joint_cones import CONES
 from sklearn_robust.solvers._joint_interior_point import SMOOTHING, InteriorPoint
 from sklearn_robust.solvers._joint_model import ROWS_PER_UNKNOWN, JointModel
 from sklearn_robust.solvers._joint_newton import MOST_DENSE
-from sklearn_robust.solvers._joint_run import JointRun, JointSolution, relative_gap
+from sklearn_robust.solvers._joint_run import JointRun, JointSolution
 from sklearn_robust.solvers._joint_stages import minimise_in_stages
 from sklearn_robust.solvers._joint_start import with_reachable
 from sklearn_robust.solvers._risk_programs import has_cones, minimise_by_program, takes_program
-from sklearn_robust.solvers.solution import Monitor, Monitoring
+from sklearn_robust.solvers.solution import Monitor, Monitoring, risk_gap
 from sklearn_robust.threats import ProximalThreat, is_ball, require
 
 _START_ITERATIONS = 60  # iterations of L-BFGS on the smoothed risk
@@ -152,7 +152,7 @@ def _minimise_against_sets(
     if float(constant.log_risk) <= float(now.log_risk) + _CONSTANT_ROOM and bound > -math.inf:
         coef, now = np.zeros_like(coef), constant  # what the program has left is its error
     log_risk = float(now.log_risk)
-    gap = relative_gap(log_risk, bound)
+    gap = risk_gap(bound, log_risk)
     monitoring = Monitoring(0, monitors)
     figures = {"log_risk": np.full(1, log_risk), "gap": np.full(1, gap if gap < 1 else math.inf)}
     zero = np.zeros(1, dtype=int)

@@ -14,7 +14,7 @@ from sklearn_robust.solvers._joint_model import JointModel, RiskPoint
 from sklearn_robust.solvers._joint_recession import Recession, recession
 from sklearn_robust.solvers._joint_start import PairDifferences, SmoothedRisk, descend
 from sklearn_robust.solvers._joint_ties import on_kinks
-from sklearn_robust.solvers.solution import Monitoring
+from sklearn_robust.solvers.solution import Monitoring, risk_gap
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class JointRun:
     ) -> None:
         """Show a predictor, with its gap to the bound."""
         bound = self.bounds.bound
-        gap = math.inf if bound == -math.inf else relative_gap(log_risk, bound)
+        gap = math.inf if bound == -math.inf else risk_gap(bound, log_risk)
         self.stopped |= self.monitoring(
             self.n_iter,
             np.zeros(1, dtype=int),
@@ -238,16 +238,11 @@ class JointRun:
         del now  # the weights of the loss, before those of the proof take as much memory
         if weights is None:
             weights = bounds.weights()
-        gap = relative_gap(log_risk, bounds.bound)
+        gap = risk_gap(bounds.bound, log_risk)
         self.report(coef, intercept, log_risk, last=True)
         return JointSolution(
             coef, intercept, weights, log_risk, bounds.bound, gap, separable, self.n_iter
         )
-
-
-def relative_gap(log_risk: float, bound: float) -> float:
-    """The relative gap of the risk; 1 where nothing is proven."""
-    return 1.0 if bound == -math.inf else -math.expm1(min(bound - log_risk, 0.0))
 
 
 def separates(point: RiskPoint) -> bool:

@@ -32,6 +32,8 @@ _TIE_ROUNDING = 1e-15  # sizes of tied coordinates, where units were changed
 _BOUND_ROUNDING = 1e-12  # a coordinate of the weighted sum against its bound
 _VALUE_ROUNDING = 1e-14  # values of the model
 
+_BLOCK_ROUNDS = 5  # rounds without fewer changes after which block pivoting ends
+
 # The search along a step
 # Shares of a step that are tried together; where all raise the model, each times the last
 _SHARES = 0.4 ** np.arange(8)[:, None]
@@ -213,6 +215,9 @@ class _Model:
 
     def _on_faces(self, faces: _Faces, x: np.ndarray, max_faces: int) -> tuple[np.ndarray, bool]:
         """The active-set method, from x."""
+        found = self._pivoted(faces, faces.read(x))
+        if found is not None:
+            return found, True
         value = float(self.value(x))
         face = np.empty(0)
         exact = False
@@ -227,6 +232,27 @@ class _Model:
             exact = np.array_equal(moved, target)
             x = moved
         return x, False
+
+    def _pivoted(self, faces: _Faces, face: np.ndarray) -> np.ndarray | None:
+        """The minimiser by block principal pivoting: from face to face, each with all the changes
+        that the minimiser on the plane of the last one asks for; None where it comes to no end.
+        """
+        fewest, patience = len(face) + 1, _BLOCK_ROUNDS
+        while patience > 0 and face.any():
+            try:
+                target, _ = faces.solve(face)
+            except LinAlgError:
+                return None
+            moved = faces.pivot(face, target)
+            changes = int(np.count_nonzero(moved != face))
+            if not changes:
+                return target
+            if changes < fewest:
+                fewest, patience = changes, _BLOCK_ROUNDS
+            else:
+                patience -= 1
+            face = moved
+        return None
 
     @cached_property
     def alike(self) -> bool:
@@ -262,9 +288,11 @@ class _Model:
         p = p if self.alike else self.seen * p
         return math.sqrt(p @ p) if self.norm.p == 2 else float(self.norm.dual.value(p))
 
-    def weighted_sum(self, x: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """p and eps rho of the weights at x; and the norm of x."""
-        size = float(self.size(x))
+    def weighted_sum(
+        self, x: np.ndarray, size: float | None = None
+    ) -> tuple[np.ndarray, float, float]:
+        """p and eps rho of the weights at x; and the norm of x, where another is not given."""
+        size = float(self.size(x)) if size is None else size
         nu = self.eps * size
         p = self.p0 - self.A @ x + nu * self.k
         return p, self.eps * (self.rho0 - self.k @ x + self.kappa * nu), size
@@ -330,6 +358,12 @@ class _Faces(Protocol):
         """The minimiser of the model on the plane of a face, and the map of points back to it."""
         ...
 
+    def pivot(self, face: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """The face after the changes that the minimiser on its plane asks for; the same face where
+        this is the minimiser of the model.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class _SignFaces:
@@ -353,6 +387,14 @@ class _SignFaces:
         factor = model.factor(model.A[free[:, None], free], model.k[free], slope, 0.0, None)
         target[free] = model.solve(factor, model.p0[free] - model.eps * model.rho0 * slope)
         return target, lambda moved: np.where((moved * face > 0) | ~model.seen, moved, 0.0)
+
+    def pivot(self, face: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Coordinates of the wrong sign leave, and zeros beyond their bound enter."""
+        model = self.model
+        p, bound, _ = model.weighted_sum(target, float((model.seen * face) @ target))
+        stays = (target * face > 0) | ~model.seen
+        enters = (face == 0) & (np.abs(p) > bound * model.seen * (1 + _BOUND_ROUNDING))
+        return np.where(enters, np.sign(p), np.where(stays, face, 0.0))
 
 
 @dataclass(frozen=True)
@@ -404,6 +446,15 @@ class _TieFaces:
             return np.where(face != 0, level * face, inside)
 
         return target, clip
+
+    def pivot(self, face: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Tied coordinates that shrink become free, and free ones beyond the level tied."""
+        model = self.model
+        level = float(np.max(target * face))
+        p, _, _ = model.weighted_sum(target, level)
+        beyond = model.seen & (face == 0) & (np.abs(target) > max(level, 0.0) * (1 + _TIE_ROUNDING))
+        inward = face * p < -_BOUND_ROUNDING * np.abs(model.p0)
+        return np.where(beyond, np.sign(target), np.where(inward, 0.0, face))
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,8 @@ class ColumnChoice:
         and those near this bound.
         """
         d = len(coef)
+        if d <= min(_ALL_COLUMNS, self.most):
+            return slice(None)
         if self.norm.p > 1 or self.eps == 0:
             return slice(None) if d <= self.most else None
         size = np.abs(gradient.weighted_sum)
@@ -139,7 +141,7 @@ class ColumnChoice:
         chosen = np.flatnonzero(needed)
         if len(chosen) > self.most:
             return None
-        return slice(None) if len(chosen) > _NEARLY_ALL * d or d <= _ALL_COLUMNS else chosen
+        return slice(None) if len(chosen) > _NEARLY_ALL * d else chosen
 
     def covers(self, columns: np.ndarray | slice, coef: np.ndarray, gradient: Gradient) -> bool:
         """Whether the columns are all that a step can move."""

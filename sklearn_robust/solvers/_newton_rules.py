@@ -38,6 +38,7 @@ FLAT_CURVATURE = 1e-6
 
 # |label-weighted sum| over total weight, above which the intercept is moved by itself
 LOPSIDED = 0.5
+_TINY = float(np.finfo(float).tiny)
 # Faces to try in a model
 FACES = 100  # near the minimiser of the risk
 FACES_FAR = 4  # far from it
@@ -84,7 +85,7 @@ def largest_theta(c: np.ndarray, a: np.ndarray) -> float:
 
 def curvature_ratio(c: np.ndarray, a: np.ndarray) -> float:
     """The sum of a_i^2 / c_i."""
-    return float(np.sum(a * (a / np.maximum(c, np.finfo(float).tiny))))
+    return float(a.sum() if c is a else a @ (a / np.maximum(c, _TINY)))
 
 
 def theta_of_ratio(ratio: float) -> float:
@@ -93,13 +94,12 @@ def theta_of_ratio(ratio: float) -> float:
 
 
 def curvatures(
-    loss: MarginLoss, margins: np.ndarray, weights: np.ndarray, *, cautious: bool = False
+    c: np.ndarray, margins: np.ndarray, weights: np.ndarray, *, cautious: bool = False
 ) -> np.ndarray:
     """The curvatures c of the loss, (n,).
 
     Where they vanish, far on the wrong side, or a method is `cautious`, they are `raised`.
     """
-    c = loss.curvature(margins, weights)
     if cautious or c.sum() <= FLAT_CURVATURE * weights.sum():
         return raised(c, margins, weights)
     return c

@@ -206,7 +206,8 @@ class _BoxesRisk:
         if len(chosen) > _MOST_COLUMNS:
             return None
         A = np.hstack([M[:, chosen], self.labels])
-        c = np.where(self.used, rules.curvatures(self.loss, at.margins, a), 0.0)
+        c = rules.curvatures(self.loss.curvature(at.margins, a), at.margins, a)
+        c = np.where(self.used, c, 0.0)
         theta, slope = rules.largest_theta(c, a), a @ A
         H = (A * c[:, None]).T @ A - theta * np.outer(slope, slope)
         rules.damp(H, damping, np.diag(H))

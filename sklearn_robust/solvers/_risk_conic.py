@@ -42,7 +42,7 @@ from sklearn_robust.solvers._conic_weights import (
     Hessian,
     MarginMap,
 )
-from sklearn_robust.solvers.solution import Solution
+from sklearn_robust.solvers.solution import Solution, risk_gap
 from sklearn_robust.threats import ConicThreat, require
 
 
@@ -224,7 +224,8 @@ class _ConicNewton:
 
     def _hessian(self, at: _Point) -> Hessian:
         a = at.weights
-        c = np.where(self.used, rules.curvatures(self.loss, at.margins, a), 0.0)
+        c = rules.curvatures(self.loss.curvature(at.margins, a), at.margins, a)
+        c = np.where(self.used, c, 0.0)
         return Hessian(c, a, rules.largest_theta(c, a), self.map.curved(c), self.map.adjoint(a))
 
     def _target(self, hessian: Hessian, at: _Point, damping: float) -> _Target:
@@ -271,7 +272,7 @@ class _ConicNewton:
         bound = self.loss.log_risk_bound(
             weights[None], self.log_weight[None], np.array([at.log_risk])
         )
-        gap = -math.expm1(float(bound[0]) - at.log_risk)
+        gap = risk_gap(float(bound[0]), at.log_risk)
         return _Proven(gap, at.coef, at.intercept, weights)
 
 

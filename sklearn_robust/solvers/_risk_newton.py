@@ -14,7 +14,7 @@ import numpy as np
 from scipy.linalg import LinAlgError
 
 from sklearn_robust.certificates import cancelling_weights, proves_not_separable
-from sklearn_robust.losses import MarginLoss
+from sklearn_robust.losses import MarginLoss, log_risk_and_derivatives
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import GramRows
 from sklearn_robust.solvers import _newton_rules as rules
@@ -27,7 +27,7 @@ from sklearn_robust.solvers._risk_model import (
     Gradient,
     curvature,
 )
-from sklearn_robust.solvers.solution import Solution
+from sklearn_robust.solvers.solution import Solution, risk_gap
 
 # products in a Gram matrix, and features in one of all, up to which it costs less than one more
 # iteration
@@ -36,15 +36,18 @@ _CHEAP_COLUMNS = 64
 # share of the tolerance that a model's weights may give up to stay inside the ball
 _INSET_SHARE = 0.4
 _MOST_INSET = 1e-3  # share of the radius by which they stay inside at most
+# the gap that the weights of a model prove is larger than this times the square of its decrease
+_LEAST_GAP = 0.3
 # products in a least-squares problem up to which weights are moved to cancel immovable features
 _MOST_PRODUCTS = 1e9
 
 
 @dataclass(frozen=True)
 class _Point(rules.NewtonPoint):
-    """A predictor of one problem, its penalty, and the loss at it."""
+    """A predictor of one problem, its penalty, and the loss at it, with its curvatures (n,)."""
 
     penalty: float
+    curvatures: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -241,28 +244,18 @@ class _Newton:
         """The point of these coefficients (1, d) with the best intercept."""
         at_zero = rules.intercept_at_zero(self.problem, self.loss)
         if at_zero is not None and not start.any():
-            return self._zero(at_zero)
+            return self._evaluated(start[0], at_zero, at_zero * self.y)
         scores = self.problem.signed_scores(start)
         penalty = self.problem.penalty(start)
-        now = self.problem.evaluate_scores(self.loss, scores, penalty)
-        intercept = float(now.intercept[0])
-        return _Point(
-            start[0],
-            intercept,
-            scores[0] + intercept * self.y,
-            now.margins[0],
-            float(now.log_risk[0]),
-            now.weights[0],
-            float(penalty[0]),
-        )
+        intercept = float(self.problem.evaluate_scores(self.loss, scores, penalty).intercept[0])
+        return self._evaluated(start[0], intercept, scores[0] + intercept * self.y)
 
-    def _zero(self, intercept: float) -> _Point:
-        """The point of w = 0 with this intercept."""
-        scores = intercept * self.y
-        at = _Point(
-            np.zeros(self.problem.n_features), intercept, scores, scores, math.nan, scores, 0.0
-        )
-        return self._between(at, at, 1.0)
+    def _evaluated(self, coef: np.ndarray, intercept: float, scores: np.ndarray) -> _Point:
+        """The point of these coefficients (d,), with scores that include the intercept."""
+        penalty = self.eps * float(self.norm.value(coef))
+        margins = scores - penalty * self.factors
+        log_risk, weights, c = log_risk_and_derivatives(self.loss, margins, self.log_weight)
+        return _Point(coef, intercept, scores, margins, float(log_risk), weights, penalty, c)
 
     def _separates(self, at: _Point) -> bool:
         return at.separates(self.used)
@@ -290,7 +283,7 @@ class _Newton:
             return False
         trust = self.trust
         if self.hessian is None or not trust.converges or not self._serves(at, gradient):
-            c = rules.curvatures(self.loss, at.margins, at.weights, cautious=trust.cautious)
+            c = rules.curvatures(at.curvatures, at.margins, at.weights, cautious=trust.cautious)
             centre = self.centre[columns]
             sums = CurvatureSums.of(
                 self.rows,
@@ -337,7 +330,7 @@ class _Newton:
     def _target(self, at: _Point, gradient: Gradient, max_faces: int) -> tuple[_Point, bool]:
         """The model's minimiser around a point, for this gradient there, and whether it is exact.
 
-        It is not evaluated: it keeps the weights of the point.
+        It is not evaluated: it keeps the loss of the point.
         """
         assert self.hessian is not None
         columns = self.hessian.model.columns
@@ -358,8 +351,8 @@ class _Newton:
         penalty = self.eps * float(self.norm.value(coef))
         intercept = at.intercept + step.intercept
         margins = scores - penalty * self.factors
-        target = _Point(coef, intercept, scores, margins, math.nan, at.weights, penalty)
-        return target, step.settled
+        known = at.log_risk, at.weights, penalty, at.curvatures
+        return _Point(coef, intercept, scores, margins, *known), step.settled
 
     def _inset(self, at: _Point, gradient: Gradient) -> float:
         r"""The share tau of the radius by which the model's weights stay inside the ball.
@@ -395,19 +388,13 @@ class _Newton:
         if share == 1:
             if self.reached is not None and self.reached[0] is target:
                 return self.reached[1]
-            coef, scores = target.coef, target.scores
-            penalty = target.penalty
-        else:
-            coef = at.coef + share * (target.coef - at.coef)
-            scores = at.scores + share * (target.scores - at.scores)
-            penalty = self.eps * float(self.norm.value(coef))
-        intercept = at.intercept + share * (target.intercept - at.intercept)
-        margins = scores - penalty * self.factors
-        log_risk, weights = self.loss.log_risk_and_weights(margins, self.log_weight)
-        found = _Point(coef, intercept, scores, margins, float(log_risk), weights, penalty)
-        if share == 1:
-            self.reached = target, found
-        return found
+            self.reached = target, self._evaluated(target.coef, target.intercept, target.scores)
+            return self.reached[1]
+        return self._evaluated(
+            at.coef + share * (target.coef - at.coef),
+            at.intercept + share * (target.intercept - at.intercept),
+            at.scores + share * (target.scores - at.scores),
+        )
 
     def _with_level_classes(self, at: _Point) -> _Point:
         """The point, with its best intercept where one class has most of the weight.
@@ -421,8 +408,7 @@ class _Newton:
             at.margins[None], self.y[None], self.log_weight[None], np.zeros(1)
         )
         rise = float(rises[0])
-        raised = replace(at, scores=at.scores + rise * self.y, intercept=at.intercept + rise)
-        return self._between(raised, raised, 1.0)
+        return self._evaluated(at.coef, at.intercept + rise, at.scores + rise * self.y)
 
     # -- convergence
 
@@ -441,7 +427,9 @@ class _Newton:
         """The target, if the model's weights a' = a - C delta prove it to the tolerance."""
         hessian = self.hessian
         target = step.target
-        if not step.settled or step.predicted_decrease > rules.CLOSE_DECREASE or hessian is None:
+        least_gap = _LEAST_GAP * step.predicted_decrease**2
+        close = step.predicted_decrease <= rules.CLOSE_DECREASE and least_gap <= self.tol
+        if not step.settled or not close or hessian is None:
             return None
         for _ in range(rules.MAX_REFINEMENTS):
             weights = at.weights - hessian.margins.apply(target.margins - at.margins)
@@ -454,7 +442,7 @@ class _Newton:
             # at the minimiser the best scale of the weights is their total times the risk
             near = np.array([log_risk + math.log(reached.weights.sum())])
             bound = self.loss.log_risk_bound(feasible, self.problem.log_weight, near)
-            if -math.expm1(min(float(bound[0]) - log_risk, 0.0)) > self.tol:
+            if risk_gap(float(bound[0]), log_risk) > self.tol:
                 return None  # even if they were feasible
             weighted_sum = self.problem.weighted_sum(feasible)
             if proves_not_separable(self.problem, feasible, weighted_sum=weighted_sum)[0]:

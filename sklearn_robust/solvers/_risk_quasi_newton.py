@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import lapack
@@ -26,7 +26,15 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows, DenseRows, GramRows, Rows
 from sklearn_robust.solvers import _newton_rules as rules
 from sklearn_robust.solvers._newton_columns import most_columns
-from sklearn_robust.solvers.solution import Solution
+from sklearn_robust.solvers._plane_search import (
+    Plane,
+    PlaneNorm,
+    PlanePoint,
+    euclidean,
+    linear,
+    rounding_of,
+)
+from sklearn_robust.solvers.solution import Solution, risk_gap
 
 # Entries of the data, and by q their columns, from which the method pays
 _LEAST_ENTRIES = 100_000
@@ -41,14 +49,6 @@ _INSET_SHARE = 0.5  # share of the tolerance that it may cost
 _MOST_INSET = 0.05  # share of the radius by which it is smaller at most
 _INSET_CHANGE = 0.1  # relative change of that share from which it changes
 
-# The search over the plane of a step, the ray of the coefficients and the intercept
-_SEARCH_STEPS = 20
-_MOST_CHANGE = 1e3  # change of u or v in a move at most, relative to the larger
-_SMALL_DECREASE = 0.03  # predicted decrease, as a share of what the step has gained, that ends it
-
-_ROUNDING = 1e-22  # predicted decrease of the log-risk that is rounding of its gradient
-_RIDGE = 1e-12  # share of itself by which the diagonal of its Hessian is raised
-
 _SAFE = 0.9  # share of the inset up to which the estimated error of the weights is tried as a proof
 _TIE_ROUNDING = 1e-12  # sizes of coordinates that are tied at the largest
 _LEAST_CURVATURE = 1e-8  # cosine of step and change of the gradient from which a pair is used
@@ -56,14 +56,13 @@ _LEAST_CURVATURE = 1e-8  # cosine of step and change of the gradient from which 
 _LEAST_HALF = 2  # iterations from which the last half of them shows the rate of convergence
 _KNOWN_CHANGE = 1e-4  # relative change of the gradient that single precision resolves
 _SINGLE_SLACK = 1e-3  # slack from which single precision, where it stalls, gives way to double
+_SINGLE_FLOOR = 1e-5  # slack from which a weighted sum of all weights in it does not help
 
 # entries of dense rows from which the search starts in single precision, and up to which a copy of
 # them is cheap
 _SINGLE_FROM, _SINGLE_TO = 2**18, 2**26
 
 _Record = Callable[[int, np.ndarray], None]
-# at (u, v) the norm of u w + v d, its gradient (2,) and its Hessian (2, 2)
-_Size = Callable[[float, float], tuple[float, np.ndarray, np.ndarray]]
 
 
 def serves(problem: RobustProblem) -> bool:
@@ -141,13 +140,10 @@ class _Point:
     Attributes
     ----------
     coef : ndarray of shape (d,)
-    size : float
-        The norm of the coefficients.
-    intercept : float
     scores : ndarray of shape (n,)
         Those of the signed rows, without the intercept.
-    margins, weights : ndarray of shape (n,)
-    log_risk : float
+    here : PlanePoint
+        The intercept, the norm of the coefficients and the loss, in a plane through the point.
     weighted_sum : ndarray of shape (d,)
         Z^T a.
     total_weight : float
@@ -155,25 +151,19 @@ class _Point:
     """
 
     coef: np.ndarray
-    size: float
-    intercept: float
     scores: np.ndarray
-    margins: np.ndarray
-    weights: np.ndarray
-    log_risk: float
+    here: PlanePoint
     weighted_sum: np.ndarray
     total_weight: float
 
+    @property
+    def size(self) -> float:
+        """The norm of the coefficients."""
+        return self.here.size
 
-@dataclass(frozen=True)
-class _Evaluated:
-    """A point of the plane of a step: theta = (u, v, b) is the predictor (u w + v d, b)."""
-
-    theta: np.ndarray
-    size: float
-    margins: np.ndarray
-    weights: np.ndarray
-    log_risk: float
+    @property
+    def intercept(self) -> float:
+        return float(self.here.theta[2])
 
 
 class _QuasiNewton:
@@ -192,12 +182,14 @@ class _QuasiNewton:
         The share by which the radius of the search is smaller.
     unit : float or ndarray of shape (d,)
         How far the adversary moves each feature, at most: in these units the ball has radius 1.
-    basis : ndarray of shape (4, n)
-        Scores, their change in a step, labels, and the factors of the samples on the radius.
+    plane : Plane
+        That of the next step.
     centre : ndarray of shape (d,) or None
         The mean of the rows, where it is far from zero.
     single : DenseRows or None
         The rows in single precision, in which the search starts.
+    exact : tuple of two ndarrays, or None
+        Weights (n,) whose weighted sum (d,) is known in double precision.
     steps, changes : ndarray of shape (k, m)
         The last changes of the variables, and of the gradient of the log-risk.
     """
@@ -207,17 +199,17 @@ class _QuasiNewton:
     ) -> None:
         self.problem, self.loss = problem, loss
         self.tol, self.certify = tol, certify
-        self.log_weight = problem.log_weight[0]
-        used = self.log_weight > -math.inf
+        log_weight = problem.log_weight[0]
+        used = log_weight > -math.inf
         self.used: np.ndarray | slice = slice(None) if used.all() else used
         self.inset = 0.0
         self.norm = LpNorm(problem.threat.q).dual
         scale = problem.threat.scale
         self.unit: np.ndarray | float = float(problem.radius[0]) * (1.0 if scale is None else scale)
-        self.basis = np.zeros((4, problem.y.shape[1]))
-        self.basis[2], self.basis[3] = problem.y[0], problem.factors
+        self.plane = Plane(loss, log_weight, self.used, problem.y[0], problem.factors)
         self.centre: np.ndarray | None = None
         self.single = _in_single_precision(problem.rows)
+        self.exact: tuple[np.ndarray, np.ndarray] | None = None
         self.steps = self.changes = np.empty((0, problem.n_features + (self.norm.p == math.inf)))
 
     # what overflows, in single precision or at units far from 1, is not finite, and ends the method
@@ -230,11 +222,11 @@ class _QuasiNewton:
         slacks: list[float] = []
         iteration = 0
         for iteration in range(1, max_iter + 1):
-            self._adapt_inset(at)
+            at = self._inset_adapted(at)
             slacks.append(self._slack(at))
             if not math.isfinite(slacks[-1]):
                 break
-            separates = bool(at.margins[self.used].min() > 0)
+            separates = bool(at.here.margins[self.used].min() > 0)
             ends = separates or slacks[-1] <= _SAFE * self.inset
             if ends:
                 solution = self._separator(at) if separates else self._proven(at)
@@ -246,7 +238,7 @@ class _QuasiNewton:
                 self._remember(at, moved)
                 at = moved
             elif self.single is not None and slacks[-1] < _SINGLE_SLACK:
-                at = self._in_double(at)
+                at = self._sharpened(at)
                 slacks.clear()
             else:
                 break
@@ -255,12 +247,10 @@ class _QuasiNewton:
 
     def _at_floor(self, slacks: list[float]) -> bool:
         """Whether single precision has no more to give."""
-        return (
-            self.single is not None
-            and slacks[-1] < _SINGLE_SLACK
-            and len(slacks) > 1
-            and slacks[-1] > 0.5 * slacks[-2]
-        )
+        if self.single is None or slacks[-1] >= _SINGLE_SLACK:
+            return False
+        stalls = len(slacks) > 1 and slacks[-1] > 0.5 * slacks[-2]
+        return stalls or (self.exact is None and slacks[-1] < _SINGLE_FLOOR)
 
     def _expected(self, slacks: list[float]) -> float:
         """The iterations that are needed in all, at the rate of the last half of them."""
@@ -274,33 +264,25 @@ class _QuasiNewton:
         problem = self.problem
         coef = start[0] * self.unit
         scores = self._scores(coef)[None] if start.any() else np.zeros_like(problem.y)
-        at_zero = None if start.any() else rules.intercept_at_zero(problem, self.loss)
-        near = None if at_zero is None else np.array([at_zero])
-        now = problem.evaluate_scores(self.loss, scores, problem.penalty(start), near=near)
-        self.basis[0] = scores[0]
-        theta = np.array([1.0, 0.0, now.intercept[0]])
-        size, log_risk = float(self.norm.value(coef)), float(now.log_risk[0])
-        return self._reached(
-            coef, _Evaluated(theta, size, now.margins[0], now.weights[0], log_risk)
-        )
+        intercept = None if start.any() else rules.intercept_at_zero(problem, self.loss)
+        if intercept is None:
+            now = problem.evaluate_scores(self.loss, scores, problem.penalty(start))
+            intercept = float(now.intercept[0])
+        size = float(self.norm.value(coef))
+        return self._reached(coef, scores[0], self._evaluated(scores[0], size, intercept))
 
-    def _reached(self, coef: np.ndarray, found: _Evaluated) -> _Point:
-        """The point of these coefficients that a search has found, with its gradient."""
-        u, v, intercept = found.theta.tolist()
-        weighted_sum = self._weighted_sum(found.weights)
+    def _evaluated(self, scores: np.ndarray, size: float, intercept: float) -> PlanePoint:
+        """The loss at a predictor of these scores, in a plane through it."""
+        self.plane.basis[0], self.plane.basis[1] = scores, 0.0
+        return self.plane.evaluated(np.array([1.0, 0.0, intercept]), size, self._inner)
+
+    def _reached(self, coef: np.ndarray, scores: np.ndarray, here: PlanePoint) -> _Point:
+        """The point of these coefficients, with its gradient."""
+        weighted_sum = self._weighted_sum(here.weights)
         if self.centre is not None:  # an intercept that is not quite the best one shows
-            weighted_sum -= float(self.basis[2] @ found.weights) * self.centre
-        return _Point(
-            coef,
-            found.size,
-            intercept,
-            u * self.basis[0] + v * self.basis[1],
-            found.margins,
-            found.weights,
-            found.log_risk,
-            weighted_sum,
-            float(self.basis[3] @ found.weights),
-        )
+            weighted_sum -= float(self.problem.y[0] @ here.weights) * self.centre
+        total_weight = float(self.plane.basis[3] @ here.weights)
+        return _Point(coef, scores, here, weighted_sum, total_weight)
 
     def _coef(self, at: _Point) -> np.ndarray:
         """The coefficients of a point in the units of the data, (1, d)."""
@@ -312,17 +294,22 @@ class _QuasiNewton:
         """The radius of the search."""
         return 1 - self.inset
 
-    def _in_double(self, at: _Point) -> _Point:
-        """The point in double precision, in which the search goes on."""
-        self.single = None
+    def _sharpened(self, at: _Point) -> _Point:
+        """The point with scores and gradient in double precision. What changes from there on is
+        known in single precision relative to the change; in double, the second time.
+        """
         known = np.linalg.norm(self.changes, axis=1) > _KNOWN_CHANGE * np.linalg.norm(
             at.weighted_sum
         )
         self.steps, self.changes = self.steps[known], self.changes[known]
-        self.basis[0], self.basis[1] = self._scores(at.coef), 0.0
-        intercept = self._free(at, ray=False, step=False)
-        start = np.array([1.0, 0.0, at.intercept])
-        return self._reached(at.coef, self._search(start, None, _linear(at.size, 0.0), intercept))
+        single, self.single = self.single, None
+        scores = self._scores(at.coef)
+        here = self._evaluated(scores, at.size, at.intercept)
+        here = self._best(here, linear(at.size, 0.0), ray=False, step=False)
+        at = self._reached(at.coef, scores, here)
+        if self.exact is None:
+            self.single, self.exact = single, (here.weights, at.weighted_sum)
+        return at
 
     # -- products
 
@@ -334,26 +321,31 @@ class _QuasiNewton:
         else:
             with np.errstate(all="ignore"):
                 scores = self.single.scores(coef.astype(np.float32))
-        return self.basis[2] * scores[0]
+        return self.problem.y[0] * scores[0]
 
     def _weighted_sum(self, weights: np.ndarray) -> np.ndarray:
         """Z^T a in the units of the ball."""
-        weights = (self.basis[2] * weights)[None]
+        y = self.problem.y[0]
         if self.single is None:
-            weighted_sum = self.problem.rows.weighted_sum(weights)
-        else:
-            with np.errstate(all="ignore"):
-                weighted_sum = self.single.weighted_sum(weights.astype(np.float32))
-        return weighted_sum[0].astype(np.float64) / self.unit
+            return self.problem.rows.weighted_sum((y * weights)[None])[0] / self.unit
+        known, weighted_sum = (0.0, 0.0) if self.exact is None else self.exact
+        change = (y * (weights - known))[None]
+        with np.errstate(all="ignore"):
+            change = self.single.weighted_sum(change.astype(np.float32))[0]
+        return weighted_sum + change.astype(np.float64) / self.unit
 
     # -- certificate
 
-    def _adapt_inset(self, at: _Point) -> None:
-        """Let the inset cost its share of the tolerance, unless it nearly does."""
+    def _inset_adapted(self, at: _Point) -> _Point:
+        """The point, after the inset was set to cost its share of the tolerance, unless it nearly
+        does.
+        """
         pressure = at.size * at.total_weight
         inset = min(_INSET_SHARE * self.tol / pressure, _MOST_INSET) if pressure > 0 else 0.0
-        if abs(inset - self.inset) > _INSET_CHANGE * inset:
-            self.inset = inset
+        if abs(inset - self.inset) <= _INSET_CHANGE * inset:
+            return at
+        self.inset = inset
+        return replace(at, here=self._evaluated(at.scores, at.size, at.intercept))
 
     def _slack(self, at: _Point) -> float:
         """How far the weights are outside the ball, as a share of it, once they are stationary
@@ -374,14 +366,12 @@ class _QuasiNewton:
     def _proven(self, at: _Point) -> Solution | None:
         """The point, made stationary along its ray, if its own weights prove it."""
         problem, coef = self.problem, self._coef(at)
-        self.basis[0], self.basis[1] = at.scores, 0.0
-        ray = self._free(at, ray=True, step=False)
-        start = np.array([1.0, 0.0, at.intercept])
-        found = self._search(start, None, _linear(at.size, 0.0), ray)
+        self.plane.basis[0], self.plane.basis[1] = at.scores, 0.0
+        found = self._best(at.here, linear(at.size, 0.0), ray=at.size > 0, step=False)
         feasible = problem.balanced(found.weights[None])
         near = np.array([found.log_risk + math.log(found.weights.sum())])
         bound = self.loss.log_risk_bound(feasible, problem.log_weight, near)
-        if -math.expm1(min(float(bound[0]) - found.log_risk, 0.0)) > self.tol:
+        if risk_gap(float(bound[0]), found.log_risk) > self.tol:
             return None  # even if they were feasible
         if not proves_not_separable(problem, feasible)[0]:
             return None
@@ -393,43 +383,69 @@ class _QuasiNewton:
 
     def _moved(self, at: _Point) -> _Point | None:
         """The point after the next step; None where none lowers the log-risk."""
+        bounded = False
         if at.size == 0:
             residual = self.norm.dual.residual(
                 at.weighted_sum, self._inner * at.total_weight, LpNorm(2)
             )
-            step, size = residual, _linear(0.0, float(self.norm.value(residual)))
-            bounded = False
+            step, norm = residual, linear(0.0, float(self.norm.value(residual)))
         elif self.norm.p == 2:
             step = self._smooth_step(at)
-            size, bounded = _euclidean(at.coef, step), False
+            norm = euclidean(at.coef, step)
         else:
             step, growth = self._level_step(at)
-            size, bounded = _linear(at.size, growth), True
+            norm, bounded = linear(at.size, growth), True
         if not step.any():
             return None
-        self.basis[0] = at.scores
-        self.basis[1] = self._scores(step)
-        if not np.isfinite(self.basis[1]).all():
+        change = self._scores(step)
+        if not np.isfinite(change).all():
             return None
-        free = self._free(at, ray=True, step=True)
-        first = np.array([1.0, 0.0, at.intercept])
+        self.plane.basis[0], self.plane.basis[1] = at.scores, change
+        start = at.here
         if len(self.steps):
-            first[1] = 1.0
-            if self.problem.fit_intercept:
-                first[2] -= self._absorbed(at.weights)
-        found = self._search(first, at.log_risk, size, free, bounded=bounded)
-        if not found.log_risk <= at.log_risk + _rounding(at.log_risk):
+            # the whole step: it reaches the ties of the norm, and is often the best
+            absorbed = self._absorbed(start.weights, change) if self.problem.fit_intercept else 0.0
+            whole = np.array([1.0, 1.0, at.intercept - absorbed])
+            start = self.plane.evaluated(whole, norm(1.0, 1.0)[0], self._inner)
+        found = self._best(
+            start, norm, ray=at.size > 0, step=True, bounded=bounded, log_risk=at.here.log_risk
+        )
+        if not found.log_risk <= at.here.log_risk + rounding_of(at.here.log_risk):
             return None
-        return self._reached(found.theta[0] * at.coef + found.theta[1] * step, found)
+        u, v, intercept = found.theta.tolist()
+        here = replace(found, theta=np.array([1.0, 0.0, intercept]))
+        return self._reached(u * at.coef + v * step, u * at.scores + v * change, here)
 
-    def _absorbed(self, weights: np.ndarray) -> float:
-        """The mean of the change of the scores, which the intercept absorbs; where it outweighs the
+    def _best(
+        self,
+        start: PlanePoint,
+        norm: PlaneNorm,
+        *,
+        ray: bool,
+        step: bool,
+        bounded: bool = False,
+        log_risk: float | None = None,
+    ) -> PlanePoint:
+        """The least log-risk over the plane, from one of its points."""
+        return self.plane.minimised(
+            start,
+            norm,
+            self._inner,
+            ray=ray,
+            step=step,
+            intercept=self.problem.fit_intercept,
+            bounded=bounded,
+            log_risk=log_risk,
+        )
+
+    def _absorbed(self, weights: np.ndarray, change: np.ndarray) -> float:
+        """The mean of a change of the scores, which the intercept absorbs; where it outweighs the
         rest of the change, the rows have a centre that counts in the gradient.
         """
-        shares = weights / weights.sum()
-        mean = float((shares * self.basis[2]) @ self.basis[1])
-        if self.centre is None and 2 * mean**2 > float(shares @ self.basis[1] ** 2):
-            self.centre = self._weighted_sum(shares * self.basis[2])
+        of_labels = self.problem.y[0] * weights / weights.sum()
+        mean = float(of_labels @ change)
+        if self.centre is None and 2 * mean**2 > float(np.abs(of_labels) @ change**2):
+            self.centre = self._weighted_sum(of_labels)
         return mean
 
     def _smooth_step(self, at: _Point) -> np.ndarray:
@@ -496,95 +512,6 @@ class _QuasiNewton:
         size = at.size or 1.0
         return at.coef, at.weighted_sum - inner / size * at.coef
 
-    # -- search
-
-    def _free(self, at: _Point, *, ray: bool, step: bool) -> np.ndarray:
-        """The variables of a search that move: those along ray and step, and the intercept."""
-        return np.flatnonzero([ray and at.size > 0, step, self.problem.fit_intercept])
-
-    def _search(
-        self,
-        theta: np.ndarray,
-        log_risk: float | None,
-        size: _Size,
-        free: np.ndarray,
-        *,
-        bounded: bool = False,
-    ) -> _Evaluated:
-        """Newton's method over the plane of a step from theta, until it predicts little more.
-
-        The margins are linear in theta but for the penalty. Little is a share of the decrease from
-        log_risk, or rounding where that is None.
-        """
-        basis = self.basis
-        found: _Evaluated | None = None
-        decrease = math.inf
-        for _ in range(_SEARCH_STEPS):
-            norm, slope, curvature = size(theta[0], theta[1])
-            margins = theta @ basis[:3] - self._inner * norm * basis[3]
-            now, weights = self.loss.log_risk_and_weights(margins, self.log_weight)
-            if found is not None and not now <= found.log_risk + _rounding(found.log_risk):
-                theta = 0.5 * (theta + found.theta)
-                continue
-            surprise = math.inf if found is None else abs(found.log_risk - now - decrease)
-            found = _Evaluated(theta, norm, margins, weights, float(now))
-            gain = 0.0 if log_risk is None else log_risk - found.log_risk
-            enough = max(_SMALL_DECREASE * gain, _ROUNDING)
-            if surprise <= enough:
-                break
-            gradient, hessian = self._derivatives(
-                found, self._inner * slope, self._inner * curvature
-            )
-            move = _newton_move(gradient, hessian, free)
-            if bounded and theta[1] >= theta[0] and move[1] > move[0]:
-                # along the side v = u
-                side = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-                move = (
-                    _newton_move(side @ gradient, side @ hessian @ side.T, np.arange(len(free) - 1))
-                    @ side
-                )
-            decrease = 0.5 * float(gradient @ move)
-            endless = decrease > rules.LONG_STEP_DECREASE and margins[self.used].min() > 0
-            if endless or not decrease > enough:
-                break
-            furthest = _MOST_CHANGE * max(1.0, float(np.abs(theta[:2]).max()))
-            move *= min(1.0, furthest / (float(np.abs(move[:2]).max()) or 1.0))
-            theta = theta + move
-            theta[:2] = np.maximum(theta[:2], 0.0)  # beyond, linear norms are not norms
-            if bounded:
-                theta[1] = min(theta[1], theta[0])
-        assert found is not None
-        return found
-
-    def _derivatives(
-        self, found: _Evaluated, slope: np.ndarray, curvature: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Minus the gradient of the log-risk by theta, and the Hessian."""
-        weights = found.weights
-        c = rules.curvatures(self.loss, found.margins, weights)
-        theta = rules.largest_theta(c, weights)
-        sums, products = self.basis @ weights, (self.basis * c) @ self.basis.T
-        products -= theta * np.outer(sums, sums)
-        rates = np.eye(3, 4)  # the margins move with scores and labels, less the penalty
-        rates[:2, 3] = -slope
-        hessian = rates @ products @ rates.T
-        hessian[:2, :2] += sums[3] * curvature
-        return rates @ sums, hessian
-
-
-def _newton_move(gradient: np.ndarray, hessian: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """Newton's step in these variables, those along which the Hessian is not positive left out."""
-    move = np.zeros(len(gradient))
-    diagonal = np.diag(hessian)[free]
-    free = free[diagonal > 0]
-    if len(free):
-        matrix = hessian[np.ix_(free, free)]
-        matrix.flat[:: len(free) + 1] *= 1 + _RIDGE
-        solved, info = lapack.dposv(matrix, gradient[free])[1:]
-        if info == 0:
-            move[free] = solved
-    return move
-
 
 def _in_single_precision(rows: Rows) -> DenseRows | None:
     """Rows of many entries, dense, in single precision: a product takes half the time."""
@@ -595,34 +522,3 @@ def _in_single_precision(rows: Rows) -> DenseRows | None:
         return None
     with np.errstate(all="ignore"):  # what overflows ends the search in single precision
         return DenseRows(rows.X.astype(np.float32, copy=False))
-
-
-def _rounding(log_risk: float) -> float:
-    """The rounding of a log-risk."""
-    return 8 * float(np.finfo(float).eps) * (1 + abs(log_risk))
-
-
-def _linear(size: float, growth: float) -> _Size:
-    """The norm u size + v growth at (u, v), with its gradient and Hessian."""
-
-    def value(u: float, v: float) -> tuple[float, np.ndarray, np.ndarray]:
-        return u * size + v * growth, np.array([size, growth]), np.zeros((2, 2))
-
-    return value
-
-
-def _euclidean(coef: np.ndarray, step: np.ndarray) -> _Size:
-    """The 2-norm of u coef + v step at (u, v), with its gradient and Hessian."""
-    pair = np.stack([coef, step])
-    products = pair @ pair.T
-
-    def value(u: float, v: float) -> tuple[float, np.ndarray, np.ndarray]:
-        at = products @ (u, v)
-        square = float(at @ (u, v))
-        if not square > 0:
-            return 0.0, np.zeros(2), np.zeros((2, 2))
-        size = math.sqrt(square)
-        slope = at / size
-        return size, slope, (products - np.outer(slope, slope)) / size
-
-    return value

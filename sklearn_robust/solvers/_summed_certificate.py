@@ -15,6 +15,7 @@ import numpy as np
 from sklearn_robust.certificates import inside_up_to_rounding
 from sklearn_robust.losses import SummableLoss
 from sklearn_robust.solvers._risk_sums import ModelWeights, Proof, ProofSums, WeightSums
+from sklearn_robust.solvers.solution import risk_gap
 from sklearn_robust.summed import Predictor, SummedProblem
 
 
@@ -61,4 +62,4 @@ class SummedCertificate:
         log_scale = min(model.log_risk + math.log(sums.total.sum()), -float(ratios.max()))
         found = self.problem.total(Proof(seen, model.scaled(factors), log_scale))
         bound = self.loss.dual_bound(found.dual_sum, log_scale)
-        return Proven(seen, found, -math.expm1(bound - found.log_risk))
+        return Proven(seen, found, risk_gap(bound, found.log_risk))

@@ -25,12 +25,20 @@ from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers._risk_boxes import minimise_on_boxes, newton_on_boxes
+from sklearn_robust.solvers._risk_columns import minimise_on_columns, spread, uses_few_columns
 from sklearn_robust.solvers._risk_conic import conic_newton
 from sklearn_robust.solvers._risk_lbfgs import lbfgs
 from sklearn_robust.solvers._risk_newton import newton
 from sklearn_robust.solvers._risk_programs import minimise_by_program, takes_program
 from sklearn_robust.solvers._risk_quasi_newton import affordable_iterations, quasi_newton, serves
-from sklearn_robust.solvers.solution import Monitor, Monitoring, Solution, stack_solutions
+from sklearn_robust.solvers._risk_sample import sample_of, sample_tol
+from sklearn_robust.solvers.solution import (
+    Monitor,
+    Monitoring,
+    Solution,
+    risk_gap,
+    stack_solutions,
+)
 from sklearn_robust.threats import ProximalThreat, is_ball, offers
 
 # Iterations of Newton's method after which L-BFGS-B continues; a few are usual.
@@ -164,6 +172,25 @@ class _Record:
 
 
 @dataclass(frozen=True)
+class _RecordOfColumns:
+    """The record of a problem on some of the columns, after so many iterations of others."""
+
+    whole: _Record | _RecordOfColumns
+    columns: np.ndarray
+    n_features: int
+    before: int
+
+    def due(self, iteration: int) -> bool:
+        """Whether this iteration is recorded or shown."""
+        return self.whole.due(self.before + iteration)
+
+    def __call__(self, iteration: int, state: Solution, *, last: bool = False) -> bool:
+        """Record and show the figures of an iteration; whether a monitor stops the solver."""
+        coef = spread(state.coef, self.columns, self.n_features)
+        return self.whole(self.before + iteration, replace(state, coef=coef), last=last)
+
+
+@dataclass(frozen=True)
 class _OneProblem:
     """One problem in double arithmetic, and the criteria for its minimiser.
 
@@ -180,7 +207,7 @@ class _OneProblem:
     tol : float
         Certified relative gap of the risk to reach.
     max_iter : int
-    record : _Record
+    record : _Record or _RecordOfColumns
     """
 
     problem: RobustProblem
@@ -190,7 +217,7 @@ class _OneProblem:
     dtype: Any
     tol: float
     max_iter: int
-    record: _Record
+    record: _Record | _RecordOfColumns
 
     def minimised(self, start: np.ndarray) -> tuple[Solution, bool]:
         """The solution, and whether a monitor has stopped the solver."""
@@ -217,8 +244,22 @@ class _OneProblem:
             found, coef, n_iter = self._search_by_program(start)
             if not self._proves_nothing(found):
                 return found, coef, n_iter
+        if self._against_ball and uses_few_columns(self.problem):
+            solution, coef, n_iter = minimise_on_columns(
+                self.problem,
+                self.loss,
+                start,
+                max_iter=self.max_iter,
+                solve=self._on_columns,
+                certify=self.certified,
+            )
+            if solution is not None:
+                return solution, coef, n_iter
+        if not coef.any():
+            coef = self._sampled_start(coef)
         if self._against_ball and serves(self.problem):
-            solution, coef, n_iter = self._quasi_newton(start)
+            solution, coef, more = self._quasi_newton(coef, before=n_iter)
+            n_iter += more
         if solution is None and n_iter < self.max_iter:
             solution, coef, more = self._newton(coef, before=n_iter)
             n_iter += more
@@ -239,6 +280,34 @@ class _OneProblem:
             if found is not None:
                 return found, reached, n_iter + more
         return solution, coef, n_iter
+
+    def _on_columns(
+        self, part: RobustProblem, start: np.ndarray, columns: np.ndarray, before: int
+    ) -> tuple[Solution | None, np.ndarray, int]:
+        """The minimiser on some columns, from a start there, after so many iterations."""
+        record = _RecordOfColumns(self.record, columns, self.problem.n_features, before)
+        one = replace(self, problem=part, max_iter=self.max_iter - before, record=record)
+        try:
+            return one._search(start)
+        except _Stopped as stop:
+            coef = spread(stop.coef, columns, self.problem.n_features)
+            raise _Stopped(stop.iteration + before, coef) from None
+
+    def _sampled_start(self, start: np.ndarray) -> np.ndarray:
+        """The minimiser of the risk of a sample of the rows, where there is one that helps."""
+        sample = sample_of(self.problem) if self._against_ball else None
+        if sample is None:
+            return start
+        one = replace(
+            self,
+            problem=sample,
+            proof=None,
+            tol=sample_tol(sample, self.tol),
+            max_iter=min(self.max_iter, _NEWTON_ITERATIONS),
+            record=_Record(Monitoring(0), 0),
+        )
+        solution, coef, _ = one._search(start)
+        return start if solution is None or solution.separable[0] is not False else coef
 
     @staticmethod
     def _proves_nothing(solution: Solution | None) -> bool:
@@ -305,16 +374,18 @@ class _OneProblem:
         """Whether the samples have multiples of one l_q ball."""
         return self.problem.shares_set and is_ball(self.problem.threat)
 
-    def _quasi_newton(self, start: np.ndarray) -> tuple[Solution | None, np.ndarray, int]:
+    def _quasi_newton(
+        self, start: np.ndarray, *, before: int
+    ) -> tuple[Solution | None, np.ndarray, int]:
         """The quasi-Newton method, for no longer than Newton's method takes."""
         return quasi_newton(
             self.problem,
             self.loss,
             start,
-            max_iter=int(min(self.max_iter, affordable_iterations(self.problem))),
+            max_iter=int(min(self.max_iter - before, affordable_iterations(self.problem))),
             tol=self.tol,
             certify=self.certified,
-            record=self._record_from(0),
+            record=self._record_from(before),
         )
 
     def _newton(self, start: np.ndarray, *, before: int) -> tuple[Solution | None, np.ndarray, int]:
@@ -370,7 +441,7 @@ class _OneProblem:
             if bound is None:
                 scale = log_risk + np.log(found.sum(axis=-1))  # the best one at the minimiser
                 bound = loss.log_risk_bound(weights, problem.log_weight, scale)
-            gap = -np.expm1(bound - log_risk)
+            gap = np.array([risk_gap(float(bound[0]), float(log_risk[0]))])
             separable: bool | None = False
         else:
             weights = problem.balanced(found)

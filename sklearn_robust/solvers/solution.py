@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
@@ -52,6 +53,10 @@ class Solution(Point):
     n_iter: Array
     history: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        figures = f"margin={self.margin}, margin_bound={self.margin_bound}, gap={self.gap}"
+        return f"Solution(separable={self.separable}, {figures}, n_iter={self.n_iter})"
+
     @classmethod
     def of(
         cls,
@@ -101,6 +106,15 @@ class Solution(Point):
 
 # the fields of a solution that are arrays, the first axis the problem
 _ARRAYS = [f.name for f in fields(Solution) if f.name not in ("separable", "history")]
+
+
+def risk_gap(log_bound: float, log_risk: float) -> float:
+    """The relative gap 1 - (lower bound on the risk) / risk, from their logarithms; 1 without a
+    bound.
+
+    Below zero only by rounding: a bound that exceeds the risk by more is false, and shows.
+    """
+    return -math.expm1(min(log_bound - log_risk, 1.0))
 
 
 def problem_to_numpy(problem: RobustProblem) -> RobustProblem:

@@ -38,8 +38,8 @@ from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint
 from sklearn_robust.solvers._joint_newton import MOST_DENSE
 from sklearn_robust.solvers._joint_quadratic import ModelMinimisation, QuadraticModel
 from sklearn_robust.solvers._joint_risk import JointMinimisation, minimise_joint_risk
-from sklearn_robust.solvers._joint_run import JointSolution, relative_gap, separates, size_of
-from sklearn_robust.solvers.solution import Monitor, Monitoring
+from sklearn_robust.solvers._joint_run import JointSolution, separates, size_of
+from sklearn_robust.solvers.solution import Monitor, Monitoring, risk_gap
 from sklearn_robust.summed import SummedJointProblem
 
 # samples of the start for each of the K (d + 1) unknowns, and at least; its certified relative gap
@@ -420,6 +420,6 @@ class _SummedMinimisation(JointMinimisation):
         if separable is None and bounds.proven:
             separable = False
         log_risk, bound = at.log_risk, bounds.bound
-        gap = relative_gap(log_risk, bound)
+        gap = risk_gap(bound, log_risk)
         self.report(W, b, log_risk, last=True)
         return JointSolution(W, b, bounds.weights(), log_risk, bound, gap, separable, self.n_iter)

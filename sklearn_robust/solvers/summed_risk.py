@@ -39,6 +39,7 @@ from sklearn_robust.solvers._risk_sums import (
     WeightSums,
 )
 from sklearn_robust.solvers._summed_certificate import Proven, SummedCertificate
+from sklearn_robust.solvers.solution import risk_gap
 from sklearn_robust.summed import Predictor, SummedProblem
 
 _MAX_ITERATIONS = 200
@@ -449,7 +450,7 @@ class _SweepNewton:
         """
         model = query.model
         estimate = self.loss.dual_bound(sums.dual_sum, query.log_scale)
-        if -math.expm1(estimate - reached.log_risk) > tol:
+        if risk_gap(estimate, reached.log_risk) > tol:
             return
         for _ in range(rules.MAX_REFINEMENTS):
             factors = self.certificate.balancing(sums)
