@@ -168,7 +168,7 @@ def one_hot(n):
         (LpBall(2, {"malware": 0.1}), {}, "eps must hold a radius for each class"),
         (LpBall(2, 0.1), {"sample_radius": [1.0]}, "sample_radius must hold .* each of the 30"),
         (LpBall(2, 0.1), {"sample_radius": np.full(30, -1.0)}, "sample_radius must hold a finite"),
-        (LpBall(3, 0.1, clip=(-2, 2)), {}, "needs conic of the set, which threat=LimitedBalls"),
+        (LpBall(3, 0.1, clip=(-2, 2)), {}, "needs conic of the set, which threat=LpBall"),
         (LpBall(2, 0.1).only("spam"), {}, "names the class 'spam'"),
     ],
 )
