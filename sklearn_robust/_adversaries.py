@@ -49,6 +49,7 @@ from sklearn_robust.threats import (
     offers,
     support,
     support_sizes,
+    without_limits,
 )
 
 # sets of samples that differ, up to which each is a slot of the cone program of a Newton step
@@ -352,6 +353,8 @@ def _sets_of_samples(
     parts: list[ClassSets] = []
     for label, threat in zip((-1.0, 1.0), sets, strict=True):
         rows = np.flatnonzero((y == label) & (factors > 0))
+        if isinstance(threat, LpBall) and threat.eps == 0:
+            threat = without_limits(threat, X[rows])  # which refuses samples outside of them
         if _is_nothing(threat) or not len(rows):
             continue
         samples = X[rows]
