@@ -97,6 +97,7 @@ def quasi_newton(
     tol: float,
     certify: Callable[..., Solution],
     record: _Record,
+    near: float | None = None,
 ) -> tuple[Solution | None, np.ndarray, int]:
     r"""Minimise the log-risk of one problem that it `serves`.
 
@@ -115,6 +116,8 @@ def quasi_newton(
         given.
     record : callable
         Called with the iteration and the coefficients (1, d).
+    near : float, optional
+        A guess of the intercept at the start.
 
     Returns
     -------
@@ -130,7 +133,7 @@ def quasi_newton(
     radius smaller by the share tau the minimum falls by :math:`\tau P` to first order, P the
     penalty times the total weight.
     """
-    return _QuasiNewton(problem, loss, tol, certify).run(start, max_iter, record)
+    return _QuasiNewton(problem, loss, tol, certify).run(start, max_iter, record, near)
 
 
 @dataclass(frozen=True)
@@ -215,10 +218,10 @@ class _QuasiNewton:
     # what overflows, in single precision or at units far from 1, is not finite, and ends the method
     @np.errstate(over="ignore", divide="ignore", invalid="ignore")
     def run(
-        self, start: np.ndarray, max_iter: int, record: _Record
+        self, start: np.ndarray, max_iter: int, record: _Record, near: float | None
     ) -> tuple[Solution | None, np.ndarray, int]:
         """Iterate: certificate, step, search, gradient."""
-        at = self._start(start)
+        at = self._start(start, near)
         slacks: list[float] = []
         iteration = 0
         for iteration in range(1, max_iter + 1):
@@ -260,11 +263,11 @@ class _QuasiNewton:
         rate = math.log(slacks[-1 - half] / slacks[-1]) / half
         return len(slacks) + math.log(slacks[-1] / self.inset) / rate if rate > 0 else math.inf
 
-    def _start(self, start: np.ndarray) -> _Point:
+    def _start(self, start: np.ndarray, near: float | None) -> _Point:
         problem = self.problem
         coef = start[0] * self.unit
         scores = self._scores(coef)[None] if start.any() else np.zeros_like(problem.y)
-        intercept = None if start.any() else rules.intercept_at_zero(problem, self.loss)
+        intercept = near if start.any() else rules.intercept_at_zero(problem, self.loss)
         if intercept is None:
             now = problem.evaluate_scores(self.loss, scores, problem.penalty(start))
             intercept = float(now.intercept[0])
