@@ -117,7 +117,7 @@ class LpNorm:
         if self.p == 2 and isinstance(x, np.ndarray) and x.dtype.kind == "f":
             with np.errstate(over="ignore"):
                 square = np.vecdot(x, x)
-            safe = float(np.finfo(x.dtype).tiny) ** 0.5
+            safe = np.finfo(x.dtype).tiny ** 0.5
             if np.all((square > safe) & (square < 1 / safe)):
                 return np.sqrt(square)
         largest = xp.max(xp.abs(x), axis=-1)
