@@ -49,7 +49,9 @@ _INSET_SHARE = 0.5  # share of the tolerance that it may cost
 _MOST_INSET = 0.05  # share of the radius by which it is smaller at most
 _INSET_CHANGE = 0.1  # relative change of that share from which it changes
 
-_SAFE = 0.9  # share of the inset up to which the estimated error of the weights is tried as a proof
+# Shares of the inset up to which the estimated error of the weights is tried as a proof, and can
+# not be what a proof lacks
+_SAFE, _EXACT = 0.9, 0.05
 _TIE_ROUNDING = 1e-12  # sizes of coordinates that are tied at the largest
 _LEAST_CURVATURE = 1e-8  # cosine of step and change of the gradient from which a pair is used
 
@@ -230,13 +232,13 @@ class _QuasiNewton:
             if not math.isfinite(slacks[-1]):
                 break
             separates = bool(at.here.margins[self.used].min() > 0)
-            ends = separates or slacks[-1] <= _SAFE * self.inset
-            if ends:
+            if separates or slacks[-1] <= _SAFE * self.inset:
                 solution = self._separator(at) if separates else self._proven(at)
                 if solution is not None:
                     return solution, self._coef(at), iteration
             slow = self._expected(slacks) > max_iter or self._at_floor(slacks)
-            moved = None if ends or slow else self._moved(at)
+            exact = slacks[-1] <= _EXACT * self.inset  # and yet no proof: rounding is in the way
+            moved = None if separates or exact or slow else self._moved(at)
             if moved is not None:
                 self._remember(at, moved)
                 at = moved
