@@ -49,9 +49,8 @@ _INSET_SHARE = 0.5  # share of the tolerance that it may cost
 _MOST_INSET = 0.05  # share of the radius by which it is smaller at most
 _INSET_CHANGE = 0.1  # relative change of that share from which it changes
 
-# Shares of the inset up to which the estimated error of the weights is tried as a proof, and can
-# not be what a proof lacks
-_SAFE, _EXACT = 0.9, 0.05
+_SAFE = 0.9  # share of the inset up to which the estimated error of the weights is tried as a proof
+_ROUNDING = 1e-13  # slack that is rounding
 _TIE_ROUNDING = 1e-12  # sizes of coordinates that are tied at the largest
 _LEAST_CURVATURE = 1e-8  # cosine of step and change of the gradient from which a pair is used
 
@@ -227,7 +226,9 @@ class _QuasiNewton:
         slacks: list[float] = []
         iteration = 0
         for iteration in range(1, max_iter + 1):
-            at = self._inset_adapted(at)
+            inset, at = self.inset, self._inset_adapted(at)
+            if self.inset < 0.5 * inset:  # the size of the coefficients is not known yet
+                slacks.clear()
             slacks.append(self._slack(at))
             if not math.isfinite(slacks[-1]):
                 break
@@ -237,7 +238,7 @@ class _QuasiNewton:
                 if solution is not None:
                     return solution, self._coef(at), iteration
             slow = self._expected(slacks) > max_iter or self._at_floor(slacks)
-            exact = slacks[-1] <= _EXACT * self.inset  # and yet no proof: rounding is in the way
+            exact = slacks[-1] <= _ROUNDING  # and yet no proof
             moved = None if separates or exact or slow else self._moved(at)
             if moved is not None:
                 self._remember(at, moved)
