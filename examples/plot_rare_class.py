@@ -4,7 +4,7 @@ A rare class, and probabilities
 
 One sample in sixteen is positive. Robust training counts samples, as any training does: it gives
 the rare class up first. ``class_weight="balanced"`` makes both classes weigh the same, and the
-robust accuracy of each class is the figure to judge by. The price are probabilities of the rare
+robust accuracy of each class is the figure to judge by. The price is probabilities of the rare
 class that are too large. `CalibratedClassifierCV` mends them; with its threshold at the share of
 the rare class the classifier decides as before, and its robust accuracy is still exact.
 """

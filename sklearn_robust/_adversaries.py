@@ -132,7 +132,9 @@ class Slots:
 
     def of_one_class(self) -> Slots:
         """The slots of samples of one class, which take sigma(w)."""
-        return Slots(tuple(slot._replace(sign=1.0) for slot in self.slots if slot.radius.any()))
+        slots = tuple(slot._replace(sign=1.0) for slot in self.slots)
+        # one tells the number of samples, where none has a part
+        return Slots(tuple(slot for slot in slots if slot.radius.any()) or slots[:1])
 
 
 def _merged(slots: list[Slot]) -> tuple[Slot, ...]:
@@ -289,7 +291,11 @@ def _is_nothing(threat: Any) -> bool:
 
 
 def as_ball(threat: Any) -> Any:
-    """A symmetric box of finite bounds as the l_inf ball with their scale; else the threat."""
+    """A symmetric box of finite bounds as the l_inf ball with their scale, no set as a ball of
+    radius 0; else the threat.
+    """
+    if isinstance(threat, Nothing):
+        return LpBall(math.inf, 0.0)
     if isinstance(threat, Box) and threat.symmetric and np.isfinite(threat.upper).all():
         return LpBall(math.inf, 1.0, threat.upper)
     return threat

@@ -8,8 +8,8 @@ times the weight between two classes, and the flow :math:`\Phi(\delta) = \sum_{l
 .. math:: M(D) = -\langle G, D \rangle + \sum_{l<k} c_{lk} \big( \sigma(w_l - w_k + d_l - d_k) -
     \sigma(w_l - w_k) \big).
 
-M is at most the change of the log-risk, which is convex in scores and penalties. The best step of a
-length :math:`\rho` in a norm is a saddle point,
+L(W) M(D) is at most L(W + D) - L(W), as the risk is convex in scores and penalties. The best step
+of a length :math:`\rho` in a norm is a saddle point,
 
 .. math:: \min_{\|D\| \le \rho} M(D) = \max_{\delta_{lk} \in c_{lk} U} \langle \Phi(\delta), W
     \rangle - \sum_{l<k} c_{lk}\,\sigma(w_l - w_k) - \rho\,\|G - \Phi(\delta)\|_*.

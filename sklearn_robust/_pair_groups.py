@@ -104,8 +104,8 @@ class BoxGroup:
         return np.isinf(self.upper).any(axis=0), np.isinf(self.lower).any(axis=0)
 
 
-def groups_of(problem: JointProblem) -> Iterator[ConeGroup | BoxGroup]:
-    """The groups of all pairs of classes."""
+def groups_of(problem: JointProblem, pairs: np.ndarray) -> Iterator[ConeGroup | BoxGroup]:
+    """The groups of the pairs of a sample and a rival that a mask (n, K) names."""
     sets = problem.adversary
     assert isinstance(sets, JointSets)
     for low, (members, adversary) in enumerate(zip(sets.members, sets.adversaries, strict=True)):
@@ -113,15 +113,20 @@ def groups_of(problem: JointProblem) -> Iterator[ConeGroup | BoxGroup]:
         if isinstance(adversary, Boxes) and not _is_one_box(adversary):
             lower, upper = -problem.radius * adversary.negative, problem.radius * adversary.positive
             for high in rivals:
-                yield BoxGroup(low, high, members, lower, upper)
+                kept = pairs[members, high]
+                if kept.any():
+                    yield BoxGroup(low, high, members[kept], lower[kept], upper[kept])
             continue
         for slot in _slots(adversary, problem.n_features):
-            samples = np.flatnonzero(slot.radius > 0)
-            if len(samples) and problem.radius > 0:
-                held = HeldSet(slot.threat)
-                radius = problem.radius * held.size * slot.radius[samples]
-                for high in rivals:
-                    yield ConeGroup(low, high, members[samples], held, radius)
+            moving = slot.radius > 0
+            if not pairs[members[moving]].any() or problem.radius == 0:
+                continue
+            held = HeldSet(slot.threat)
+            for high in rivals:
+                kept = moving & pairs[members, high]
+                if kept.any():
+                    radius = problem.radius * held.size * slot.radius[kept]
+                    yield ConeGroup(low, high, members[kept], held, radius)
 
 
 def _is_one_box(boxes: Boxes) -> bool:

@@ -57,7 +57,8 @@ _MOST_GROUPS = 10_000
 
 
 class PairProgram:
-    """The columns and rows of the margins of all pairs, to which a user adds an objective.
+    """The columns and rows of the margins of all pairs, or of the chosen ones (K, n), to which a
+    user adds an objective.
 
     Attributes
     ----------
@@ -72,11 +73,16 @@ class PairProgram:
         Those of each pair, sample by sample.
     """
 
-    def __init__(self, problem: JointProblem) -> None:
+    def __init__(self, problem: JointProblem, chosen: np.ndarray | None = None) -> None:
         used = np.flatnonzero(problem.log_weight > -math.inf)
         self.problem = on_samples(problem, used)
         (n, self.d), K = self.problem.X.shape, problem.n_classes
-        if n_pair_entries(self.problem) > MOST_ENTRIES:
+        pairs = np.arange(K) != self.problem.y[:, None]
+        if chosen is not None:
+            pairs &= chosen.T[used]
+        self.samples, self.rivals = np.nonzero(pairs)
+        self.n_pairs = len(self.samples)
+        if self.n_pairs * self.d > MOST_ENTRIES:
             raise ValueError(
                 f"Sets that differ from sample to sample are in one cone program of all pairs of a "
                 f"sample and another class, of {MOST_ENTRIES} entries at most, and these data "
@@ -85,11 +91,8 @@ class PairProgram:
             )
         rows = require_array(self.problem.rows, "A cone program of pairs")
         X, self.unit = rows.standardised(centred=problem.fit_intercept)
-        pairs = np.arange(K) != self.problem.y[:, None]
-        self.samples, self.rivals = np.nonzero(pairs)
         # the place of each sample and rival among the pairs
         self._place = np.cumsum(pairs.ravel()).reshape(pairs.shape) - 1
-        self.n_pairs = len(self.samples)
         classes = self.problem.y[self.samples]
         conic = self.conic = ConicProgram()
         self.w = conic.columns.take(K * self.d)
@@ -102,7 +105,7 @@ class PairProgram:
         self.groups: list[ConeGroup] = []
         self.boxes: list[BoxGroup] = []
         assert isinstance(problem.adversary, JointSets)
-        for group in groups_of(self.problem):
+        for group in groups_of(self.problem, pairs):
             if isinstance(group, BoxGroup):
                 self.boxes.append(group)
                 continue
@@ -133,7 +136,7 @@ class PairProgram:
         """The columns and rows of the groups in cones."""
         conic, groups = self.conic, self.groups
         sets, m = [group.set for group in groups], len(groups)
-        reach = np.array([float(group.radius.max()) for group in groups])
+        reach = np.array([float(group.radius.max()) for group in groups]) / self.unit
         dual = conic.columns.take(sum(len(one.h) for one in sets))
         t = conic.columns.take(m)
         # in units in which the columns of the margins are of order 1
@@ -165,9 +168,9 @@ class PairProgram:
             conic.add_rows(cones, [(dual, pick)], none(pick.shape[0]))
         places = [self._place[group.samples, group.high] for group in groups]
         columns = np.repeat(np.arange(m), [len(at) for at in places])
-        share = np.concatenate([g.radius / r for g, r in zip(groups, reach, strict=True)])
+        share = np.concatenate([group.radius / group.radius.max() for group in groups])
         taken = sparse.csr_array(
-            (share / self.unit, (np.concatenate(places), columns)), shape=(self.n_pairs, m)
+            (share, (np.concatenate(places), columns)), shape=(self.n_pairs, m)
         )
         self.terms.append((t, -taken))
 

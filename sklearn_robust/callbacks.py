@@ -164,6 +164,10 @@ class PathRecorder:
         self.store_coef = store_coef
         self._begin(None)
 
+    def __repr__(self) -> str:
+        held = f": {len(self._rows)} records of {self.solver_}" if self._rows else ""
+        return f"PathRecorder(every={self.every}, store_coef={self.store_coef}{held})"
+
     def _begin(self, solver: str | None) -> None:
         self.solver_ = solver
         self._rows: list[dict[str, Any]] = []

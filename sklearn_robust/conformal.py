@@ -27,7 +27,7 @@ from sklearn.base import BaseEstimator
 from sklearn_robust._parameters import check_exponent, check_number
 from sklearn_robust.attacks.linear import class_scores, rival_norms
 from sklearn_robust.metrics.linear_view import linear_view
-from sklearn_robust.threats import check_radius
+from sklearn_robust.threats import LpBall, check_radius
 
 
 class RobustConformalSets:
@@ -93,6 +93,12 @@ class RobustConformalSets:
         self.eps = check_radius(eps, "eps")
         self.q = check_exponent(q, "q")
         self.scale = scale
+
+    def __repr__(self) -> str:
+        name, threat = type(self.estimator).__name__, LpBall(self.q, self.eps, self.scale)
+        level = f"confidence_level={self.confidence_level:g}"
+        known = f", threshold_={self.threshold_:.4g}" if hasattr(self, "threshold_") else ""
+        return f"RobustConformalSets({name}, {level}, threat={threat!r}{known})"
 
     def conformalize(self, X: Any, y: Any) -> Self:
         """Set the threshold from clean samples that the classifier was not fitted on.

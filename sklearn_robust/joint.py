@@ -135,6 +135,10 @@ class JointProblem(LabelledRows):
     fit_intercept: bool
     adversary: JointSets | GivenPerturbations | None = None
 
+    def __repr__(self) -> str:
+        sizes = f"n_classes={self.n_classes}, X of shape {self.X.shape}"
+        return f"JointProblem({sizes}, threat={self.threat!r}, radius={self.radius})"
+
     @classmethod
     def from_data(
         cls,

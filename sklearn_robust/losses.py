@@ -105,6 +105,9 @@ class Exponential:
     name = "exponential"
     log_odds_slope = 2.0
 
+    def __repr__(self) -> str:
+        return "Exponential()"
+
     def log_risk_and_weights(self, margins: Array, log_weight: Array) -> tuple[Array, Array]:
         """log L of shape (...) and the weights a of shape (..., n)."""
         xp = namespace(margins)
@@ -170,6 +173,9 @@ class Logistic:
 
     name = "logistic"
     log_odds_slope = 1.0
+
+    def __repr__(self) -> str:
+        return "Logistic()"
 
     def log_risk_and_weights(self, margins: Array, log_weight: Array) -> tuple[Array, Array]:
         """log L of shape (...) and the weights a = s sigmoid(-m) / L of shape (..., n)."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust._adversaries import Adversary, is_shared, resolve
+from sklearn_robust._adversaries import Adversary, as_ball, is_shared, resolve
 from sklearn_robust._array_api import Array, namespace, to_numpy
 from sklearn_robust._parameters import refuse_lazy
 from sklearn_robust.losses import MarginLoss, log_risk_and_derivatives
@@ -115,6 +115,10 @@ class RobustProblem(OnRows):
     fit_intercept: bool
     adversary: Adversary | None = None
 
+    def __repr__(self) -> str:
+        sizes = f"n_problems={self.n_problems}, X of shape {self.rows.shape}"
+        return f"RobustProblem({sizes}, threat={self.threat!r}, radius={self.radius})"
+
     @classmethod
     def from_data(
         cls,
@@ -194,7 +198,7 @@ class RobustProblem(OnRows):
             factors = check_sample_radius(sample_radius, X.shape[0])
             threat, adversary = resolve(threat, held, to_numpy(y[0]), classes, factors)
         elif not is_ball(threat):
-            threat = bind(threat, X.shape[1], None, classes)
+            threat = as_ball(bind(threat, X.shape[1], None, classes))
         radius = 1.0
         if adversary is None or is_ball(threat):
             threat, radius = unit_threat(threat, one)

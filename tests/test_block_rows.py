@@ -25,7 +25,16 @@ from sklearn_robust import (
     robust_accuracy_score,
 )
 from sklearn_robust.linear_model import reading
-from sklearn_robust.rows import Block, BlockRows, GramRows, NpyRows, ParquetRows, files
+from sklearn_robust.rows import (
+    Block,
+    BlockRows,
+    GramRows,
+    NpyRows,
+    ParquetRows,
+    SparseRows,
+    arrays,
+    files,
+)
 from sklearn_robust.rows.arrays import mean_square, squared_norm_bound
 from sklearn_robust.solvers import _newton_columns
 from sklearn_robust.threats import Box
@@ -67,6 +76,19 @@ def write_parquet(folder, X, y, weight=None, n_files=2):
 
 
 # -- the products
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sizes_of_sparse_rows_by_parts_are_those_of_all(monkeypatch, dtype):
+    monkeypatch.setattr(arrays, "_ABSOLUTE_ENTRIES", 20)
+    rng = np.random.default_rng(0)
+    X = np.where(rng.uniform(size=(40, 5)) < 0.3, rng.standard_normal((40, 5)), 0).astype(dtype)
+    W, A = rng.standard_normal((2, 5)).astype(dtype), rng.standard_normal((2, 40)).astype(dtype)
+    rows = SparseRows(sparse.csr_array(X))
+    found = rows.score_sizes(W), rows.sum_sizes(A)
+    assert {part.dtype for part in found} == {X.dtype}
+    np.testing.assert_allclose(found[0], abs(W) @ abs(X).T, rtol=1e-5, atol=1e-12)
+    np.testing.assert_allclose(found[1], abs(A) @ abs(X), rtol=1e-5, atol=1e-12)
 
 
 @settings(max_examples=25, deadline=None)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from sklearn_robust.__main__ import main
+from sklearn_robust._command_line import own_table
 
 
 @pytest.mark.slow
@@ -46,14 +47,17 @@ def test_help(monkeypatch, capsys):
 
 @pytest.fixture
 def table(tmp_path):
-    """Two numeric columns, one of categories of which one is pure and one of few rows, and gaps."""
+    """Two numeric columns, one of categories of which one is pure and one of few rows, one of truth
+    values, and gaps. The name of a numeric column is that of a category.
+    """
     rng = np.random.default_rng(0)
     n = 160
     age, job = rng.normal(40, 10, n), rng.choice(["a", "b", "c"], n)
     good = np.where((age - 40) / 10 + (job == "a") + rng.normal(0, 0.5, n) > 0.3, "yes", "no")
     job[np.flatnonzero(good == "yes")[:20]] = "only yes"
-    columns = {"row": np.arange(n), "age": age, "sum": rng.normal(0, 1, n), "job": job}
-    frame = pd.DataFrame({**columns, "good": good}).astype({"job": object})
+    columns = {"row": np.arange(n), "age": age, "job_a": rng.normal(0, 1, n), "job": job}
+    frame = pd.DataFrame({**columns, "new": rng.random(n) < 0.5, "good": good})
+    frame = frame.astype({"job": object})
     frame.loc[::17, "age"] = np.nan
     frame.loc[5::23, "job"] = None
     frame.loc[3, "good"] = None
@@ -68,7 +72,7 @@ def test_a_table_of_ones_own(table, capsys):
     assert main([*map(str, arguments), "--quiet"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].endswith(
-        "159 rows, 2 numeric and 1 categorical columns; good: no 83, yes 76."
+        "159 rows, 2 numeric and 2 categorical columns; good: no 83, yes 76."
     )
     assert printed[1].startswith("Missing values: 17,")
     rows = [line.split() for line in printed if line.startswith("0.2 ")]
@@ -78,7 +82,26 @@ def test_a_table_of_ones_own(table, capsys):
     assert float(rows[1][-1]) == pytest.approx(100 * figures["robust accuracy"]["value"], abs=0.06)
     moved = {name for name, share in content["threats"][1]["groups"]["all"]["features"] if share}
     assert moved
-    assert moved <= {"age", "sum"}
+    assert moved <= {"age", "job_a"}
+
+
+@pytest.mark.parametrize(
+    ("text", "numeric", "labels"),
+    [
+        ("x;y;label\n1,5;a;01\n2,5;b;1\n", ["x"], ["01", "1"]),
+        ("x;y;label\n1.5;a;01\n2.5;b;1\n", ["x"], ["01", "1"]),
+        ("x\ty\tlabel\n1.5\ta\t 0\n2\t1\t1\n", ["x"], ["0", "1"]),
+        ("\ufeffx, y, label\n1, True, no\n, , yes\n", ["x"], ["no", "yes"]),
+    ],
+)
+def test_tables_of_other_programs(text, numeric, labels, tmp_path):
+    """Each row written five times: between semicolons, with either decimal point, or tabs."""
+    path, lines = tmp_path / "own.csv", text.splitlines(keepends=True)
+    path.write_text(lines[0] + 5 * "".join(lines[1:]))
+    X, y = own_table._read(str(path), "label", [])
+    assert own_table._numeric(X) == numeric
+    assert y[:2].tolist() == labels
+    assert {type(value) for value in X["y"].dropna()} == {str}
 
 
 @pytest.mark.parametrize(
@@ -87,14 +110,21 @@ def test_a_table_of_ones_own(table, capsys):
         ({"--target": None}, "--target must name the column of the labels, one of: row, age"),
         ({"--target": "colour"}, "there is no column 'colour'"),
         ({"--target": "row"}, "160 distinct values"),
-        ({"--drop": ["age", "sum", "row"]}, "no numeric column"),
+        ({"--drop": ["age", "job_a", "row"]}, "no numeric column"),
         ({"--report": "report.txt"}, "must end with .html"),
         ({"--report": "no/such/folder/report.md"}, "there is no folder"),
-        ({"table": "nowhere.csv"}, "cannot be read"),
+        ({"table": "nowhere.csv"}, "cannot be read: No such file"),
+        ({"text": b"x,good\n1e200,a\n"}, "column 'x' holds 1e+200: leave"),
+        ({"text": b"x,good\n1,a,\n"}, "more fields in a line than columns"),
+        ({"text": "x,good\n1,a\n".encode("utf-16")}, "is not UTF-8 text"),
     ],
 )
 def test_an_unsuitable_table_exits_with_2(table, change, words, capsys):
     given = {"table": str(table), "--target": "good", "--report": str(table) + ".md"} | change
+    text = given.pop("text", b"")
+    if text:
+        head, *lines = text.splitlines(keepends=True)
+        table.write_bytes(head + 5 * b"".join([*lines, lines[0].replace(b"a", b"b")]))
     arguments = [given.pop("table")]
     for name, value in given.items():
         if value is not None:

@@ -32,6 +32,8 @@ _HELD_OUT = 0.25  # the share of the rows that only the scores and the report se
 _FOLDS = 5
 _MOST_CATEGORIES = 20  # in one column; the rarer ones are taken together
 _MOST_CLASSES = 50
+_MOST_NAMES = 20  # columns that a message names
+_LARGEST = 1e100  # squares of larger numbers are infinite, or nearly
 
 
 class UnsuitableTable(ValueError):
@@ -42,15 +44,15 @@ def run(arguments: argparse.Namespace, progress: Progress) -> None:
     """Read the table, choose classifiers on three quarters of its rows, report on the rest."""
     _check_report_path(arguments.report)
     X, y = _read(arguments.table, arguments.target, arguments.drop)
-    numeric = [name for name in X.columns if _is_number(X[name])]
+    numeric = _numeric(X)
     categorical = [name for name in X.columns if name not in numeric]
+    _say_what_was_read(arguments, X, y, numeric, categorical)
     if not numeric:
         raise UnsuitableTable(
             f"{arguments.table} has no numeric column beside {arguments.target!r}: there is "
             "nothing that the adversary moves. Write a column of numbers, with a point as the "
             "decimal separator."
         )
-    _say_what_was_read(arguments, X, y, numeric, categorical)
     X_train, X_test, y_train, y_test = train_test_split(
         X, y, test_size=_HELD_OUT, stratify=y, random_state=arguments.seed
     )
@@ -98,17 +100,28 @@ def _read(path: str, target: str | None, drop: list[str]) -> tuple[DataFrame, Se
     except ImportError as error:
         raise UnsuitableTable(str(missing("a table", "table"))) from error
     try:
-        table = pd.read_csv(path)
-    except (OSError, UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise UnsuitableTable(f"{path} cannot be read as CSV: {error}") from error
-    named = ", ".join(map(str, table.columns))
+        table = _table(path, target)
+    except UnicodeDecodeError as error:
+        raise UnsuitableTable(f"{path} is not UTF-8 text: save the table as CSV, UTF-8.") from error
+    except OSError as error:
+        raise UnsuitableTable(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise UnsuitableTable(
+            f"{path} cannot be read as CSV: {str(error).strip()}. Its first line must name the "
+            "columns, and each further line hold a field for each of them."
+        ) from error
+    named = ", ".join(map(str, table.columns[:_MOST_NAMES]))
+    if len(table.columns) > _MOST_NAMES:
+        named += f" and {len(table.columns) - _MOST_NAMES} more"
     if target is None:
         raise UnsuitableTable(f"--target must name the column of the labels, one of: {named}.")
     for name in (target, *drop):
         if name not in table.columns:
-            raise UnsuitableTable(f"there is no column {name!r} in {path}; it has: {named}.")
+            raise UnsuitableTable(
+                f"there is no column {name!r} in {path}, whose first line names: {named}."
+            )
     table = table[table[target].notna()]
-    y = table[target].astype(str)
+    y = table[target]
     counts = y.value_counts()
     if len(counts) > _MOST_CLASSES:
         raise UnsuitableTable(
@@ -126,13 +139,60 @@ def _read(path: str, target: str | None, drop: list[str]) -> tuple[DataFrame, Se
             "needed. Join or remove rare classes."
         )
     X = table.drop(columns=[target, *drop])
+    for name in _numeric(X):
+        if X[name].abs().max() > _LARGEST:
+            raise UnsuitableTable(
+                f"column {name!r} holds {X[name].abs().max():g}: leave such a field empty, or the "
+                "column out by --drop."
+            )
+    for name in X.columns.difference(_numeric(X)):
+        X[name] = X[name].map(str, na_action="ignore")  # True and False are categories
     return X.loc[:, X.notna().any()], y  # an empty column says nothing
 
 
-def _is_number(column: Series) -> bool:
+def _table(path: str, target: str | None) -> DataFrame:
+    """The table between commas, semicolons or tabs, with the labels as they are written.
+
+    Between semicolons the comma may be the decimal point: that which makes more columns numeric is.
+    """
+    import pandas as pd
+
+    head = pd.read_csv(path, nrows=0).columns
+    separator = next((mark for mark in ";\t" if len(head) == 1 and mark in head[0]), ",")
+    tables = [
+        pd.read_csv(
+            path,
+            sep=separator,
+            decimal=point,
+            dtype={target: str},
+            skipinitialspace=True,
+            low_memory=False,
+        )
+        for point in (".," if separator == ";" else ".")
+    ]
+    if not isinstance(tables[0].index, pd.RangeIndex):
+        raise pd.errors.ParserError("it has more fields in a line than columns")
+    return max(tables, key=lambda table: len(_numeric(table)))
+
+
+def _numeric(table: DataFrame) -> list[str]:
+    """The names of the columns of numbers."""
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-    return bool(is_numeric_dtype(column) and not is_bool_dtype(column))
+    return [
+        name
+        for name in table.columns
+        if is_numeric_dtype(table[name]) and not is_bool_dtype(table[name])
+    ]
+
+
+def _text_beside_numbers(column: Series) -> str | None:
+    """What keeps a column of categories, most of which are numbers, from being numeric."""
+    import pandas as pd
+
+    values = column.dropna()
+    text = pd.to_numeric(values, errors="coerce").isna()
+    return str(values[text].iloc[0]) if 0 < text.mean() < 0.5 else None
 
 
 def _say_what_was_read(
@@ -154,6 +214,12 @@ def _say_what_was_read(
             "column."
         )
     for name in categorical:
+        text = _text_beside_numbers(X[name])
+        if text is not None:
+            print(
+                f"Column {name!r} holds {text!r} beside numbers: it is taken as categories. Leave "
+                "missing values empty to have it numeric."
+            )
         if X[name].nunique() > _MOST_CATEGORIES:
             print(
                 f"Column {name!r} has {X[name].nunique()} categories: all but the "
@@ -167,13 +233,15 @@ def _say_what_was_read(
 
 def _columns(numeric: list[str], categorical: list[str]) -> ColumnTransformer:
     """Numeric columns filled and standardised, then a 0/1 column for each category."""
-    numbers = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
+    filled = SimpleImputer(strategy="median", keep_empty_features=True)
+    numbers = make_pipeline(filled, StandardScaler())
     categories = make_pipeline(
         SimpleImputer(strategy="most_frequent"),
         OneHotEncoder(
             max_categories=_MOST_CATEGORIES,
             handle_unknown="infrequent_if_exist",
             sparse_output=False,
+            feature_name_combiner="{} = {}".format,  # no name of a column of numbers
         ),
     )
     return ColumnTransformer(

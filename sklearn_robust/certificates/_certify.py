@@ -82,6 +82,9 @@ class Certified(Point):
     rounding: Array = 0.0
     solver: str = ""
 
+    def __repr__(self) -> str:
+        return f"Certified(margin={self.margin}, bound={self.bound}, solver={self.solver!r})"
+
     @cached_property
     def gap(self) -> Array:
         """Relative gap 1 - margin / bound; see `relative_gap`."""

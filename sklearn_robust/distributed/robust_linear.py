@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -119,7 +119,7 @@ class RobustLinearClassifier(LocalClassifier):
     >>> with Client(processes=False, n_workers=1, dashboard_address=":0") as client:
     ...     model = RobustLinearClassifier(eps=0.1, loss="logistic").fit(X, y)
     ...     labels = model.predict(X).compute()
-    >>> model.separable_, model.dual_gap_ <= 1e-9, labels.shape
+    >>> model.separable_, model.dual_gap_ <= 1e-6, labels.shape
     (False, True, (1000,))
     """
 
@@ -227,6 +227,44 @@ class RobustLinearClassifier(LocalClassifier):
         "predict_proba", "Class probabilities under the loss.", "(n_samples, n_classes)"
     )
 
+    def certified_radius(self, X: Any, y: Any = None, **threat: Any) -> Any:
+        """Distance of each sample to the decision boundary, negative where a label is mistaken.
+
+        Parameters
+        ----------
+        X : dask array or frame, list of row sources, or data in memory
+        y : of the kind of X, optional
+            Row sources hold labels.
+        **threat
+            q, scale, clip and threat, as of `sklearn_robust.RobustLinearClassifier`; the threat of
+            training by default.
+
+        Returns
+        -------
+        dask array of shape (n_samples,), computed when it is asked for; or ndarray
+        """
+        return self._by_chunks("certified_radius", X, y, **threat)
+
+    def perturb(self, X: Any, y: Any = None, **threat: Any) -> Any:
+        """The worst-case points: each sample moved by the perturbation that makes its margin least.
+
+        Parameters
+        ----------
+        X : dask array or frame, list of row sources, or data in memory
+        y : of the kind of X
+            None for row sources, which hold labels.
+        **threat
+            eps, q, scale, clip and threat, as of `sklearn_robust.RobustLinearClassifier`; the
+            threat of training by default.
+
+        Returns
+        -------
+        dask array of shape (n_samples, n_features), computed when it is asked for; or ndarray
+        """
+        if y is None and is_collection(X):
+            raise ValueError("y must be given with a dask collection: the labels of its rows.")
+        return self._by_chunks("perturb", X, y, **threat)
+
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Accuracy.
 
@@ -271,16 +309,18 @@ class RobustLinearClassifier(LocalClassifier):
         scorer = _Score(name, threat)
         return average_score(model, scorer, X, y, sample_weight, self.client)
 
-    def _by_chunks(self, method: str, X: Any) -> Any:
-        """What a method predicts of X, lazily where X lies on a cluster."""
+    def _by_chunks(self, name: str, X: Any, *labels: Any, **threat: Any) -> Any:
+        """What a method finds of X and its labels, lazily where X lies on a cluster."""
         check_is_fitted(self)
         model = self._on_one_machine()
         if not is_distributed(X):
-            return getattr(model, method)(X)
+            return getattr(model, name)(X, *labels, **threat)
+        method = _Method(model, name, len(labels) > 0, threat)
         nameless = self._on_one_machine()
         nameless.__dict__.pop("feature_names_in_", None)
-        like = getattr(nameless, method)(np.zeros((1, self.n_features_in_)))[:0]
-        return map_rows(X, _Method(model, method), like)
+        sample = Block(np.zeros((1, self.n_features_in_)), self.classes_[:1])
+        like = replace(method, model=nameless)(sample)[:0]
+        return map_rows(X, method, like, *labels)
 
     def _on_one_machine(self) -> LocalClassifier:
         """The fitted classifier for arrays, which workers are sent."""
@@ -303,11 +343,14 @@ class _Score:
 
 @dataclass(frozen=True)
 class _Method:
-    """A method of a model, as a function of the X of a block."""
+    """A method of a model, as a function of a block: its X, and its labels where it takes them."""
 
     model: Any
     name: str
+    takes_labels: bool
+    threat: dict[str, Any]
 
     def __call__(self, block: Block) -> np.ndarray:
-        method: Callable[[Any], np.ndarray] = getattr(self.model, self.name)
-        return method(block.X)
+        y = None if block.y is None else block.labels
+        method: Callable[..., np.ndarray] = getattr(self.model, self.name)
+        return method(block.X, *([y] if self.takes_labels else []), **self.threat)

@@ -82,6 +82,9 @@ class ConvergenceDisplay:
     def __init__(self, curves: Sequence[ConvergenceCurve]) -> None:
         self.curves = list(curves)
 
+    def __repr__(self) -> str:
+        return f"ConvergenceDisplay({[curve.name for curve in self.curves]})"
+
     @classmethod
     def from_estimator(
         cls, estimator: Any, X: Any, y: Any, *, name: str | None = None, axes: Any = None

@@ -97,6 +97,9 @@ class RobustAccuracyDisplay:
         self.curves = list(curves)
         self.xlabel, self.ylabel = xlabel, ylabel
 
+    def __repr__(self) -> str:
+        return f"RobustAccuracyDisplay({[curve.name for curve in self.curves]})"
+
     @classmethod
     def from_estimator(
         cls,

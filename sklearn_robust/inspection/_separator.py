@@ -102,6 +102,9 @@ class SeparatorDisplay:
         self.feature_names = feature_names
         self.threat = threat
 
+    def __repr__(self) -> str:
+        return f"SeparatorDisplay({self.names})"
+
     @classmethod
     def from_data(
         cls,

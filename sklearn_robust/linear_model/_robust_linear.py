@@ -123,10 +123,10 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         the same limit: for 1 < p_algo <= 2 by Nesterov's method on the dual; of several classes,
         for p_algo = 2, by quasi-Newton steps on a risk with a falling ridge. "exact" returns the
         limit itself, from linear, quadratic or cone programs. "auto" is "exact" for `BlockRows`,
-        which a path would read twice a step. Otherwise it is steepest descent, and
-        "exact" where the path has not stopped after 2000 iterations, 300 of several classes, and
-        the data have up to 10 million entries (times n_classes, of several): data so close to
-        inseparable that the path is slow and its limit hardly depends on p. On larger data of
+        which a path would read twice a step. Otherwise it is steepest descent, and "exact" where
+        the path does not stop within 2000 iterations or is too slow to, of several classes within
+        300, and the data have up to 10 million entries (times n_classes, of several): data so close
+        to inseparable that the path is slow and its limit hardly depends on p. On larger data of
         several classes "auto" and "exact" follow the path for at most as many iterations as take
         some minutes, and warn with the gap where it ends short of tol; where these are few, and
         p_algo = 2, they are "accelerated". All return the minimiser of the robust risk for data
@@ -160,7 +160,8 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         their separator to this sum. 0 trains on until the certified gap is below `tol`, and scales
         separators to a smallest robust margin of 1.
     tol : float, default=1e-3
-        Certified relative gap to reach: of the margin on separable data, of the risk otherwise.
+        Certified relative gap to reach: of the margin on separable data, of the risk otherwise,
+        of two classes always to 1e-6 at least.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, multiplied with the sample weights; "balanced" gives all classes the
         same sum of them.
@@ -498,9 +499,10 @@ def solve(
         ]
     elif model.solver != "accelerated" and not at_once:
         batches = batches or [(range(len(norms)), np.arange(fit.n_problems))]
-        max_iter = model.max_iter
+        max_iter, options = model.max_iter, {}
         if exact:
             max_iter = min(max_iter, fit.auto_iterations)
+            options = {"gives_up": True} if isinstance(fit, Fit) else {}
         elif model.solver != "steepest_descent" and isinstance(fit, JointFit):
             max_iter = min(max_iter, fit.affordable_iterations)
         solutions = fit.follow_paths(
@@ -510,6 +512,7 @@ def solve(
             step_size=model.step_size,
             max_iter=max_iter,
             loss_tol=loss_tol,
+            **options,
         )
     if exact:
         solutions = [

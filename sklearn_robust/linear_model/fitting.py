@@ -47,10 +47,12 @@ from sklearn_robust.threats import (
     require,
 )
 
-# Certified relative gap of every minimiser of the risk of two classes, unless tol is smaller. So
-# small that the start of the search does not show in the minimiser; from a larger gap it is a
-# Newton step or two. With several classes a search ends at tol, and this is the least gap it seeks.
-RISK_TOL = 1e-9
+# Certified relative gap of every minimiser of the risk of two classes, unless tol is smaller: a
+# thousandth of the risk may be most of what a weak signal lowers it by. And so small that the start
+# of a search hardly shows in its minimiser; from a larger gap it is a Newton step or two.
+RISK_TOL = 1e-6
+# With several classes a search ends at tol; this is the least gap that it seeks.
+LEAST_RISK_TOL = 1e-9
 _LARGEST_MARGIN = 1e9  # least robust margin of a sample to which a separator is scaled, at most
 
 # The search for a proof of separability, or of its opposite
@@ -192,13 +194,15 @@ class Fit(BaseFit[RobustProblem]):
         step_size: float | str,
         max_iter: int,
         loss_tol: float,
+        gives_up: bool = False,
     ) -> list[Solution]:
         """The solution in each geometry, with the paths of steepest descent of the open problems.
 
         The paths are followed batch by batch. Problems that are proven not to be separable are left
         out, unless there is no other solver for the minimiser of their risk. Where samples have
         sets of their own, or the set has no projection, the path of the 2-norm is followed by worst
-        points, and certified by its limit.
+        points, and certified by its limit. With `gives_up` a path ends that is too slow to end
+        within max_iter.
         """
         solutions = list(solutions)
         if self.has_minimiser and not self.has_path:
@@ -224,6 +228,7 @@ class Fit(BaseFit[RobustProblem]):
                     loss_tol=loss_tol,
                     tol=self.tol,
                     stop_if_not_separable=self.has_minimiser,
+                    gives_up=gives_up,
                     coef_init=start,
                     monitors=monitors,
                 )

@@ -55,6 +55,7 @@ class RobustNetBase(
     """Training and prediction of a torch module; subclasses say which module, in `_new_module`."""
 
     _ranges: ClassVar[dict[str, Check]]
+    _norm_over: ClassVar[str]  # the default of steepest descent
     _loss: MarginLoss
     _ranks: Ranks = ALONE
     # the optimiser, and what it remembers of each parameter

@@ -50,7 +50,8 @@ _SECTIONS = {
     optimizer_params : dict or None, default=None
         Further parameters of the optimiser, such as {"momentum": 0.0}. Steepest descent has
         momentum 0.9 and normalized="rms", with schedule="curvature" momentum 0 and normalized=False
-        for p_algo <= 2.
+        for p_algo <= 2; and `norm_over`, of `RobustNetClassifier` with other schedules "tensor",
+        else "all".
     attack : {"pgd", "fgsm"} or None, default="pgd"
         The inner maximisation: projected steepest ascent, a single step of it of length eps, or
         none.
@@ -126,7 +127,8 @@ _SECTIONS = {
     "notes": r"""
     The default rule takes steps :math:`\theta \leftarrow \theta - \eta (1 - t/T) \sqrt N u /
     \|u\|_2` in batches, u the steepest direction in the p-norm of a running sum of gradients, N the
-    number of parameters. The length is the same for every p; p decides how it is shared out.
+    number of parameters. The length is the same for every p; p decides how it is shared out: over
+    all parameters, or with `RobustNetClassifier` over each tensor of them alone, with N its size.
 
     The gradient of a batch is that of its risk, times its weight over the mean weight of a batch:
     the mean of these over an epoch is the gradient of the risk of all samples. A batch whose risk R

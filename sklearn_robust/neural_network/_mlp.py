@@ -77,6 +77,7 @@ class RobustMLPClassifier(RobustNetBase):
     """
 
     _ranges = MLP
+    _norm_over = "all"
 
     def __init__(
         self,

@@ -78,6 +78,9 @@ class RobustNetClassifier(RobustNetBase):
     """
 
     _ranges = NET
+    # Over all parameters the length of a step can fall to the few biases of a convolution, whose
+    # gradients are sums over all pixels: its units are then soon dead, at every sample.
+    _norm_over = "tensor"
 
     def __init__(
         self,

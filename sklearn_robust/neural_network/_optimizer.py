@@ -61,7 +61,8 @@ def make_optimizer(
             lambda figure: ranks.mean(samples.mean(figure), samples.total_weight),
         )
     elif estimator.optimizer == "steepest_descent":
-        options = {"lr": _default_rate(estimator), **_DEFAULT_OPTIONS, **options}
+        own = {"lr": _default_rate(estimator), "norm_over": estimator._norm_over}
+        options = {**own, **_DEFAULT_OPTIONS, **options}
         optimizer = _made(SteepestDescent, estimator, options, p=estimator.p_algo)
     else:
         optimizer = _made(estimator.optimizer, estimator, options)

@@ -19,6 +19,8 @@ from sklearn_robust.rows.protocols import GramRows, Rows
 
 # entries of X that are copied at a time, two megabytes in float64: about a processor's cache
 _BLOCK_ENTRIES = 2**18
+# the most entries of sparse rows whose absolute values are held
+_ABSOLUTE_ENTRIES = 2**15
 # rows of a block at least from which a Gram matrix is computed: fewer cost as much time to add
 _GRAM_ROWS = 512
 # products in a Gram matrix, f^2 n, from which it is computed in single precision
@@ -191,11 +193,25 @@ class SparseRows(_HeldRows):
 
     def score_sizes(self, coef: np.ndarray) -> np.ndarray:
         """``|W| |X|^T``."""
-        return np.ascontiguousarray((abs(self.X) @ np.abs(coef).T).T)
+        sizes = np.abs(coef)
+        found = np.empty((len(coef), self.X.shape[0]), np.result_type(coef, self.X))
+        for at, X in self._absolute_blocks():
+            found[:, at] = (X @ sizes.T).T
+        return found
 
     def sum_sizes(self, weights: np.ndarray) -> np.ndarray:
         """``|A| |X|``."""
-        return np.ascontiguousarray((abs(self.X).T @ np.abs(weights).T).T)
+        sizes = np.abs(weights)
+        found = np.zeros((len(weights), self.X.shape[1]), np.result_type(weights, self.X))
+        for at, X in self._absolute_blocks():
+            found += (X.T @ sizes[:, at].T).T
+        return found
+
+    def _absolute_blocks(self) -> Iterator[tuple[slice, Any]]:
+        """Rows with the absolute values of their entries, of which no whole copy is made."""
+        n, nnz = self.X.shape[0], self.X.nnz
+        for at in slices(n, max(1, _ABSOLUTE_ENTRIES * n // max(1, nnz))):
+            yield at, abs(self.X[at])
 
     def standardised(self, *, centred: bool) -> tuple[Any, float]:
         """The rows over their root mean square, and that; sparse rows are not centred."""

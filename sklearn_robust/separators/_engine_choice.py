@@ -99,6 +99,10 @@ def maximise_rows(
             if best is None:
                 raise
             break
+        if engine.exact:
+            best = certify_point(problem, norm, point, engine.name).merged(best)
+            if best.gap <= tol:
+                break
         best = certify_refined(problem, norm, program, point, engine.name, tol).merged(best)
         may_overlap = best.margin <= 0 and interior_point.suits(program)
         if may_overlap and not tried and not cancels(problem, best.weights):
@@ -198,11 +202,14 @@ class Engine(NamedTuple):
         Whether the engine serves a form.
     solve : callable
         The point of a form, for a tolerance and weights to start from.
+    exact : bool
+        Whether points are exact up to rounding, so that refinement rarely helps.
     """
 
     name: str
     suits: Callable[[MaxMarginForm], bool]
     solve: Callable[[MaxMarginForm, float, Vector | None], Point]
+    exact: bool = False
 
 
 # in the order in which they are tried: the engines of this library, fastest first, then HiGHS and
@@ -212,8 +219,14 @@ _ENGINES = [
         "semismooth Newton",
         semismooth_newton.suits,
         lambda program, tol, start: solve_semismooth_newton(program, tol, start),
+        exact=True,
     ),
-    Engine("nearest point", nearest_point.suits, lambda program, *_: solve_nearest_point(program)),
+    Engine(
+        "nearest point",
+        nearest_point.suits,
+        lambda program, *_: solve_nearest_point(program),
+        exact=True,
+    ),
     Engine(
         "column sets", suits_column_sets, lambda program, tol, _: solve_on_column_sets(program, tol)
     ),

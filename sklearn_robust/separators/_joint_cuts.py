@@ -36,7 +36,7 @@ from sklearn_robust.joint_certificates import predictor
 from sklearn_robust.norms import LpNorm, Norm
 
 # entries of the pairs of a sample and a rival, and features, from which cuts come first: a cone
-# program of so many takes about a minute, to a smaller gap
+# program of so many takes about a minute
 _FEWEST_ENTRIES = 40_000
 _MOST_ROUNDS = 40
 _MOST_CUTS = 2_000  # cuts of one program; its time grows with their cube
@@ -72,7 +72,7 @@ def points_by_cuts(problem: JointProblem) -> Iterator[tuple[np.ndarray, np.ndarr
     pairs = (np.arange(K)[:, None] != y) & (problem.log_weight > -math.inf)
     first = math.inf
     for _ in range(_MOST_ROUNDS):
-        margins = _margins(problem, coef)
+        margins = margins_of(problem, coef)
         short = np.flatnonzero(pairs & (margins < (1 - _NEAR) * bound))
         if not len(short):
             return
@@ -95,7 +95,7 @@ def points_by_cuts(problem: JointProblem) -> Iterator[tuple[np.ndarray, np.ndarr
         cuts.drop_idle()
 
 
-def _margins(problem: JointProblem, coef: np.ndarray) -> np.ndarray:
+def margins_of(problem: JointProblem, coef: np.ndarray) -> np.ndarray:
     """The margin of each rival and sample, (K, n), of the predictor W at norm 1 with its best
     intercepts.
     """

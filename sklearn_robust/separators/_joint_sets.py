@@ -9,7 +9,8 @@ data set that the adversary may choose, and so
 .. math:: \gamma \le D(a, \delta) = \Big\| \sum_{ik} a_{ik} (e_{y_i} - e_k) (x_i +
    \delta_{ik})^T \Big\|_* .
 
-With very many pairs the program takes minutes, and cuts come first (`_joint_cuts`).
+With very many pairs the program takes minutes. Cuts (`_joint_cuts`) then find the pairs near the
+least margin, and the program is that of these alone.
 
 Where nothing separates, weights of worst points prove it (`_worst_points`), or those at the
 minimiser of a risk.
@@ -47,10 +48,11 @@ _TRIES: tuple[dict[str, float], ...] = (
     {"static_regularization_constant": 1e-8, "max_step_fraction": 0.9},
 )
 _SMALL_GAP = 1e-9  # gap of the margin at which no other setting is tried
-# gap of the margin by cuts at which no cone program is tried; the relative fall of the gap that is
-# no miss, and the misses at which cuts end
-_CUT_GAP = 1e-5
+# gap of the margin at which cuts have found the pairs near the least one; the relative fall of the
+# gap that is no miss, and the misses at which cuts end
+_CUT_GAP = 1e-2
 _LEAST_FALL, _MOST_MISSES = 0.1, 3
+_MOST_ROUNDS = 10  # programs of some of the pairs at most
 _REFINEMENTS = 3  # Newton steps on the optimality conditions, at most
 _HALVINGS = 60  # halvings of the bracket of a factor
 _MOST_RATIOS = 30  # steps of Dinkelbach's method
@@ -111,10 +113,44 @@ def maximise_margin(
     problem: JointProblem, norm: Norm, tol: float, *, most_tries: int = len(_TRIES)
 ) -> Certified:
     """The predictor of largest robust margin in a norm; its margin may be negative or 0."""
-    best = _by_cuts(problem, norm, tol) if _joint_cuts.serves(problem, norm) else None
-    if best is not None and best.gap <= _CUT_GAP:
-        return best
-    program = PairProgram(problem)
+    if _joint_cuts.serves(problem, norm):
+        best = _by_cuts(problem, norm, tol)
+        if best is not None and best.gap <= _CUT_GAP:
+            return _on_active_pairs(problem, norm, tol, best)
+    return _by_program(problem, norm, tol, most_tries=most_tries)
+
+
+def _on_active_pairs(problem: JointProblem, norm: Norm, tol: float, best: Certified) -> Certified:
+    """The answer refined by cone programs of the pairs near the least margin, to which those are
+    added that the answer of the last one violates.
+    """
+    chosen = np.zeros((problem.n_classes, len(problem.y)), dtype=bool)
+    found, level = best, (1 + best.gap) * best.bound
+    for _ in range(_MOST_ROUNDS):
+        if best.gap - best.rounding <= tol:
+            break
+        new = ~chosen & (_joint_cuts.margins_of(problem, found.coef) < level)
+        if not new.any():
+            break
+        chosen |= new
+        try:
+            found = _by_program(problem, norm, tol, chosen)
+        except RuntimeError:  # the answer so far has its certified gap
+            break
+        best, level = found.merged(best), found.bound
+    return best
+
+
+def _by_program(
+    problem: JointProblem,
+    norm: Norm,
+    tol: float,
+    chosen: np.ndarray | None = None,
+    *,
+    most_tries: int = len(_TRIES),
+) -> Certified:
+    """The answer of one cone program, of all pairs of a sample and a rival or of those chosen."""
+    program = PairProgram(problem, chosen)
     conic, N = program.conic, program.n_pairs
     gamma = conic.columns.take(1)
     margins = conic.add_rows(
@@ -139,6 +175,7 @@ def maximise_margin(
         )
         return _certified(problem, norm, program.coef(x), found)
 
+    best: Certified | None = None
     failure: SolverFailure | None = None
     for settings in _TRIES[:most_tries]:
         try:
@@ -167,7 +204,7 @@ def maximise_margin(
 
 
 def _by_cuts(problem: JointProblem, norm: Norm, tol: float) -> Certified | None:
-    """The best predictor and bound of cuts, until the gap is at most tol or no longer falls."""
+    """The best predictor and bound of cuts, until the gap is small or no longer falls."""
     best: Certified | None = None
     misses = 0
     for coef, weights, delta in _joint_cuts.points_by_cuts(problem):
@@ -179,7 +216,7 @@ def _by_cuts(problem: JointProblem, norm: Norm, tol: float) -> Certified | None:
         last, best = best, _certified(problem, norm, coef, found).merged(best)
         falls = last is None or not best.gap > (1 - _LEAST_FALL) * last.gap
         misses = 0 if falls else misses + 1
-        if best.gap - best.rounding <= tol or misses == _MOST_MISSES:
+        if best.gap <= max(_CUT_GAP, tol) or misses == _MOST_MISSES:
             break
     return best
 

@@ -77,10 +77,11 @@ class MaxMarginForm:
         if sparse.issparse(problem.X):
             rows = sparse.csr_array(sparse.diags_array(labels) @ problem.X)
         else:
-            rows = labels[:, None] * problem.X
+            rows = problem.X  # a copy, in units of its own
+            rows *= labels[:, None]
         dual_q, shift = problem.threat.dual_norm.p, 0.0
         scale = problem.threat.scale if eps > 0 else None
-        if scale is None and math.isclose(norm.p, dual_q, rel_tol=1e-12):
+        if lowers_all_alike(problem, norm):
             eps, shift = 0.0, eps
         return cls(
             rows, labels if problem.fit_intercept else None, norm.p, dual_q, eps, shift, scale
@@ -162,6 +163,14 @@ class MaxMarginForm:
             margin=float(margin),
             bound=max(0.0, float(bound)),
         )
+
+
+def lowers_all_alike(problem: RobustProblem, norm: LpNorm) -> bool:
+    """Whether the adversary lowers every margin of a unit vector by its radius: p = q*, and the
+    features have one scale.
+    """
+    threat = problem.simplified().threat
+    return threat.scale is None and math.isclose(norm.p, threat.dual_norm.p, rel_tol=1e-12)
 
 
 def column_sizes(X: Any, *, centred: bool) -> Vector:

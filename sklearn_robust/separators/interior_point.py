@@ -52,16 +52,16 @@ def suits(program: MaxMarginForm) -> bool:
 class _Best:
     """The iterate of least certified gap, or of least bound before any has a gap."""
 
-    point: Point | None = None
+    point: Certified | None = None
     gap: float = math.inf
     bound: float = math.inf
     misses: int = 0  # certificates since then
 
-    def offer(self, point: Point, certified: Certified) -> None:
+    def offer(self, certified: Certified) -> None:
         self.misses += 1
         reached = certified.gap
         if reached < self.gap or (self.gap == math.inf and certified.bound <= self.bound):
-            self.point, self.gap = point, reached
+            self.point, self.gap = certified, reached
             self.bound, self.misses = certified.bound, 0
 
     def ended(self, tol: float) -> bool:
@@ -80,8 +80,8 @@ def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
     Returns
     -------
     Point
-        The iterate of least certified gap, or where none had a margin, of least bound: a bound of
-        zero proves that no robust separator exists.
+        The iterate of least certified gap, a Certified, or where none had a margin, of least bound:
+        a bound of zero proves that no robust separator exists.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
 
     def certify() -> None:
         point = Point(form.signs @ state.coordinates, state.multipliers[form.margins])
-        best.offer(point, program.certify(point, unit * scores, unit * weighted_sum))
+        best.offer(program.certify(point, unit * scores, unit * weighted_sum))
 
     for iteration in range(_MAX_ITERATES):
         gamma = float(state.scalars[GAMMA])

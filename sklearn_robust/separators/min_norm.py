@@ -27,7 +27,7 @@ from sklearn_robust.separators._engine_choice import (
     certify_refined,
     maximise_margin,
 )
-from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
+from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector, lowers_all_alike
 from sklearn_robust.separators._newton_proof import ROUNDING, cancels
 from sklearn_robust.separators._worst_points import as_joint, decide_by_worst_points
 from sklearn_robust.separators.conic_separator import certify_direction, maximise_conic_margin
@@ -255,9 +255,10 @@ def separator_path(
 
     Notes
     -----
-    A start helps where p = 2 and q = inf (or eps = 0), without an intercept and with no more
-    samples than features: there each radius takes a few Newton steps from the one before. Elsewhere
-    each radius is solved by itself.
+    Where p = q* and features have one scale, all radii have one direction, which is found once. A
+    start helps where p = 2 and q = inf, without an intercept and with no more samples than
+    features: there each radius takes a few Newton steps from the one before. Elsewhere each radius
+    is solved by itself.
 
     Examples
     --------
@@ -277,9 +278,12 @@ def separator_path(
         if isinstance(problem, JointProblem):
             path[radius], tol = _solve(problem.at_radius(radius), p, tol)
             continue
-        start = _extrapolated(list(path.values())[-2:], radius)
+        last = list(path.values())[-2:]
         at_radius = replace(problem, radius=np.array([radius]))
-        path[radius], tol = _solve(at_radius, p, tol, start=start)
+        found = _in_the_same_direction(at_radius, last[-1], tol) if last else None
+        if found is None:
+            found, tol = _solve(at_radius, p, tol, start=_extrapolated(last, radius))
+        path[radius] = found
     warn_of_gap(max((separator.relative_gap for separator in path.values()), default=0.0), tol)
     return [path[radius].on(X, y) for radius in radii]
 
@@ -292,6 +296,16 @@ def _check_sequence_of_radii(eps: Any) -> list[float]:
         )
     radii = list(eps)
     return check_radii(radii, "eps") if radii else []
+
+
+def _in_the_same_direction(problem: RobustProblem, last: Separator, tol: float) -> Separator | None:
+    """The separator in the direction of the last one, where p = q* and it reaches the gap."""
+    norm = LpNorm(last.p)
+    if not lowers_all_alike(problem, norm):
+        return None
+    answer = certify_point(problem, norm, Point(last.coef, last.dual_coef), last.solver)
+    found = answer.margin > 0 and answer.gap <= tol
+    return Separator.of(problem, norm, answer, answer.gap) if found else None
 
 
 def _extrapolated(last: list[Separator], eps: float) -> Vector | None:

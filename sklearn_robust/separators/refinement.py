@@ -59,7 +59,7 @@ def refined(program: MaxMarginForm, point: Point, tol: float) -> tuple[Certified
     ----------
     program : MaxMarginForm
     point : Point
-        Coefficients and weights of any scale.
+        Coefficients and weights of any scale; a Certified one is certified on the program.
     tol : float
 
     Returns
@@ -69,7 +69,7 @@ def refined(program: MaxMarginForm, point: Point, tol: float) -> tuple[Certified
     bool
         Whether a step improved the margin or the bound.
     """
-    first = best = point = program.certify(point)
+    first = best = point = point if isinstance(point, Certified) else program.certify(point)
     misses = 0
     for step in range(_MAX_STEPS):
         reached = best.gap <= tol

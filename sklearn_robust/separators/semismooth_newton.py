@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
-from scipy.linalg.blas import dsyrk
+from scipy.linalg.blas import dsyrk, ssyrk
 
 from sklearn_robust.certificates import Point, relative_gap
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure, Vector
@@ -26,11 +26,14 @@ _MAX_NEWTON_STEPS = 60  # a handful is usual
 _LAST_GAP = 1e-12  # relative gap up to which no step is left to make
 # Share of the mean pivot that is added to each pivot: the system is singular where rows repeat.
 _MEAN_PIVOT_RIDGE = 1e-10
+# Entries of the rows from which their products are of single precision, and steps with these
+_SINGLE_ENTRIES, _SINGLE_STEPS = 500_000, 8
 # 2-norm of w, relative to the sum of the weights, that is zero, for rows of size 1
 _ZERO_NORM = 1e-40
 
 # Line search
 _MAX_HALVINGS = 40
+_ROUNDING = 1e-14  # predicted decrease, relative to the dual, that rounding hides
 _DUAL_DECREASE = 1e-4  # share of the predicted decrease of the dual that a step must bring
 
 
@@ -71,9 +74,11 @@ def solve_semismooth_newton(
     Z, eps = program.rows, program.eps
     weights = np.full(len(Z), 1 / len(Z)) if start is None else start
     w, reached = _primal(Z, weights, eps), False
-    # with eps = 0 the products Z Z^T of all rows stay the same
-    gram = None if eps > 0 else dsyrk(1.0, np.ascontiguousarray(Z).T, trans=1, lower=1)
-    for _ in range(_MAX_NEWTON_STEPS):
+    # with eps = 0 the products Z Z^T of all rows stay the same; large ones are of single precision
+    # until that no longer suffices for a step, for margins are computed anew in double precision
+    single = eps == 0 and Z.size >= _SINGLE_ENTRIES
+    gram = None if eps > 0 else _gram(Z, single=single)
+    for i in range(_MAX_NEWTON_STEPS):
         square, total_weight = float(w @ w), float(weights.sum())
         if square <= (_ZERO_NORM * total_weight) ** 2:
             # the weights prove that no separator exists, or only one of no margin to speak of
@@ -94,12 +99,16 @@ def solve_semismooth_newton(
             _used_gram(Z, w, eps, free) if gram is None else gram[np.ix_(free, free)],
             gradient[free],
         )
-        moved = _line_search(Z, eps, weights, gradient, free, step, 0.5 * square - total_weight)
+        moved, value = None, 0.5 * square - total_weight
+        if step is not None:
+            moved = _line_search(Z, eps, weights, gradient, free, step, value)
         if moved is None and reached:  # rounding alone is left
             return Point(w, weights)
-        if moved is None:
+        if moved is None and not single:
             raise SolverFailure("semismooth Newton: no step decreases the dual")
-        weights, w = moved
+        if single and (moved is None or i == _SINGLE_STEPS):
+            single, gram = False, _gram(Z, single=False)
+        weights, w = moved or (weights, w)
     raise SolverFailure(f"semismooth Newton: not converged in {_MAX_NEWTON_STEPS} steps")
 
 
@@ -111,6 +120,13 @@ def _primal(Z: Vector, weights: Vector, eps: float) -> Vector:
     return weighted_sum - np.clip(weighted_sum, -eps * weights.sum(), eps * weights.sum())
 
 
+def _gram(Z: Vector, *, single: bool) -> Vector:
+    """Z Z^T; lower triangle."""
+    rows = np.ascontiguousarray(Z, dtype=np.float32 if single else None)
+    syrk = ssyrk if single else dsyrk
+    return syrk(1.0, rows.T, trans=1, lower=1)
+
+
 def _used_gram(Z: Vector, w: Vector, eps: float, free: Vector) -> Vector:
     """The Gram matrix of the free rows less eps sign(w), where w is not zero; lower triangle."""
     used = np.flatnonzero(w)
@@ -119,14 +135,16 @@ def _used_gram(Z: Vector, w: Vector, eps: float, free: Vector) -> Vector:
     return dsyrk(1.0, rows.T, trans=1, lower=1)
 
 
-def _newton_step(gram: Vector, gradient: Vector) -> Vector:
-    """The step of the free weights to margins of 1, if the features in use stay the same."""
+def _newton_step(gram: Vector, gradient: Vector) -> Vector | None:
+    """The step of the free weights to margins of 1, if the features in use stay the same; None
+    where the system is singular.
+    """
     pivots = np.einsum("ii->i", gram)
     pivots += _MEAN_PIVOT_RIDGE * pivots.mean()
     try:
         factor = cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
-    except LinAlgError as error:
-        raise SolverFailure("semismooth Newton: singular system") from error
+    except LinAlgError:
+        return None
     return -cho_solve(factor, gradient, check_finite=False)
 
 
@@ -148,9 +166,10 @@ def _line_search(
         moved = weights.copy()
         moved[free] = np.maximum(weights[free] + length * step, 0)
         w = _primal(Z, moved, eps)
-        if 0.5 * float(w @ w) - moved.sum() <= value + _DUAL_DECREASE * float(
-            gradient @ (moved - weights)
-        ):
+        predicted = float(gradient @ (moved - weights))
+        decreases = 0.5 * float(w @ w) - moved.sum() <= value + _DUAL_DECREASE * predicted
+        # the last steps change the dual by less than its rounding, but margins by more than theirs
+        if decreases or abs(predicted) <= _ROUNDING * abs(value):
             return moved, w
         length *= 0.5
     return None

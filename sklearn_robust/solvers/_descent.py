@@ -46,6 +46,14 @@ _NEXT_PROOF = 0.3
 
 _STALLED = 1e-12  # step, relative to the first, below which a problem ends: rounding refuses steps
 
+# Whether a path reaches its goal in time is judged from this iteration on, by the iterations since
+# it was judged last, each time after this factor on the iterations.
+_FIRST_OUTLOOK, _NEXT_OUTLOOK = 50, 1.5
+_SETTLED = 2.0  # growth of the step since then up to which steps are settled: w grows no faster
+_LARGE_MARGIN = 1e6  # at which a loss is below every goal
+# The power of the iterations by which the gap may fall: most gaps fall with the first.
+_HOPED_POWER = 2.0
+
 
 @dataclass
 class Iterate:
@@ -134,6 +142,8 @@ class Stopping:
         End a problem at the first proof that its data are not robustly separable.
     record_every : int
     monitors : sequence of Monitor
+    gives_up : bool
+        End a problem whose loss and gap fall too slowly to reach their goals within max_iter.
     """
 
     max_iter: int
@@ -142,6 +152,7 @@ class Stopping:
     stop_if_not_separable: bool
     record_every: int
     monitors: Sequence[Monitor] = ()
+    gives_up: bool = False
 
 
 P = TypeVar("P", bound=Path)
@@ -329,6 +340,13 @@ class DescentRun(Run[DescentPath]):
         self.proofs = namespace(problem.y).exp(problem.log_weight)
         # share of the predicted decrease that a step must bring
         self.sufficient_decrease = np.full(k, 0.5)
+        # iteration, sizes of w and steps when the outlook was judged last
+        self.outlook_at = 0
+        self.last_size, self.last_step = np.zeros(k), np.ones(k)
+        # log-weight of the lightest sample
+        xp, log_weight = namespace(problem.y), problem.log_weight
+        used = xp.where(log_weight > -math.inf, log_weight, xp.zeros_like(log_weight))
+        self.lightest = xp.min(used, axis=-1)
 
     def certifies(self, iteration: int, path: DescentPath) -> bool:
         """Certificates are due at intervals, and where the log-risk of a problem is low enough."""
@@ -392,6 +410,9 @@ class DescentRun(Run[DescentPath]):
         done = (log_risk < _in_double(self.done_below)) | (gap <= tol)
         stalled = (step < _STALLED) | (slope == 0) | (log_risk == -math.inf)
         ended = done | stalled
+        next_outlook = max(_FIRST_OUTLOOK, _NEXT_OUTLOOK * self.outlook_at)
+        if self.stopping.gives_up and iteration >= next_outlook:
+            ended |= self._hopeless(iteration, _in_double(self.geometry.size(at.coef)), gap, step)
         proof_due = self.proof_due(iteration)
         undecided = ~done & ~((figures["margin"] > 0) & (self.bounds > 0))
         if not undecided.any():
@@ -409,11 +430,41 @@ class DescentRun(Run[DescentPath]):
             self.prove_below[i] *= 0.0 if proof is None else _NEXT_PROOF
         return ended, done
 
+    def _hopeless(
+        self, iteration: int, size: np.ndarray, gap: np.ndarray, step: np.ndarray
+    ) -> np.ndarray:
+        """Whether neither the loss nor the gap of a problem is on its way to its goal: bool of
+        shape (k,). The first time is only noted.
+
+        No margin exceeds D(a) ||w||_p, and ||w||_p grows no faster than since the last time: so
+        much less the loss of the sample of least margin cannot become.
+        """
+        noted, max_iter = self.outlook_at, self.stopping.max_iter
+        growth = (size - self.last_size) / (iteration - noted)
+        settled = step <= _SETTLED * self.last_step
+        self.outlook_at = iteration
+        self.last_size, self.last_step = size, step
+        margin = self.bounds * (size + growth * (max_iter - iteration))
+        margin = like(self.lightest, np.minimum(margin, _LARGE_MARGIN))
+        least, _ = self.loss.log_risk_and_weights(margin[:, None], self.lightest[:, None])
+        hoped_gap = gap * (iteration / max_iter) ** _HOPED_POWER
+        late = to_numpy(least > self.done_below) & (hoped_gap > self.stopping.tol)
+        return (noted > 0) & settled & late
+
     def keep(self, rows: np.ndarray) -> None:
         """Go on with the problems at these indices."""
         super().keep(rows)
         self.geometry = self.geometry.select(rows)
-        for name in ("done_below", "prove_below", "bounds", "proofs", "sufficient_decrease"):
+        for name in (
+            "done_below",
+            "prove_below",
+            "bounds",
+            "proofs",
+            "sufficient_decrease",
+            "lightest",
+            "last_size",
+            "last_step",
+        ):
             setattr(self, name, getattr(self, name)[rows])
 
     def solution(self, i: int, iteration: int, at: Iterate, converged: bool | None) -> Solution:
@@ -427,7 +478,9 @@ class DescentRun(Run[DescentPath]):
             converged=bool(converged),
             n_iter=iteration,
         )
-        if separable or (converged is None and not self.near_proof(iteration, at)[i]):
+        # where a path is given up the exact separator decides
+        left_open = converged is None or (self.stopping.gives_up and not converged)
+        if separable or (left_open and not self.near_proof(iteration, at)[i]):
             return solution
         gap, proof = self._risk_gap(i, at.now)
         if proof is None:

@@ -43,6 +43,7 @@ from sklearn_robust.threats import ProximalThreat, is_ball, offers
 
 # Iterations of Newton's method after which L-BFGS-B continues; a few are usual.
 _NEWTON_ITERATIONS = 200
+_FEW_SAMPLES = 2  # samples of a set, on average, below which one program of all comes first
 
 
 def minimise_robust_risk(
@@ -238,6 +239,11 @@ class _OneProblem:
             return self._search_by_program(start)
         solution: Solution | None = None
         coef, n_iter = start, 0
+        program_first = self._has_many_sets and self._takes_program
+        if program_first:
+            found, coef, n_iter = self._search_by_program(start)
+            if not self._proves_nothing(found):
+                return found, coef, n_iter
         if self._against_ball and uses_few_columns(self.problem):
             solution, coef, n_iter = minimise_on_columns(
                 self.problem,
@@ -270,7 +276,8 @@ class _OneProblem:
             n_iter += more
             solution, coef, more = self._newton(coef, before=n_iter)
             n_iter += more
-        if self._proves_nothing(solution) and n_iter < self.max_iter and self._takes_program:
+        left = self._proves_nothing(solution) and n_iter < self.max_iter
+        if left and self._takes_program and not program_first:
             found, reached, more = self._search_by_program(coef)
             if found is not None:
                 return found, reached, n_iter + more
@@ -311,6 +318,14 @@ class _OneProblem:
     @staticmethod
     def _proves_nothing(solution: Solution | None) -> bool:
         return solution is None or solution.separable[0] is None
+
+    @property
+    def _has_many_sets(self) -> bool:
+        """Whether the program of a Newton step is about as large as that of all samples."""
+        adversary = self.problem.adversary
+        if not isinstance(adversary, Slots):
+            return False
+        return _FEW_SAMPLES * len(adversary.slots) > self.problem.y.shape[1]
 
     @property
     def _takes_program(self) -> bool:

@@ -53,6 +53,10 @@ class Solution(Point):
     n_iter: Array
     history: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        figures = f"margin={self.margin}, margin_bound={self.margin_bound}, gap={self.gap}"
+        return f"Solution(separable={self.separable}, {figures}, n_iter={self.n_iter})"
+
     @classmethod
     def of(
         cls,

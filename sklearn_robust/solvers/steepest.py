@@ -55,6 +55,7 @@ def steepest_descent(
     loss_tol: float = 1e-3,
     tol: float = 1e-3,
     stop_if_not_separable: bool = False,
+    gives_up: bool = False,
     coef_init: Array | None = None,
     record_every: int = 0,
     monitors: Sequence[Monitor] = (),
@@ -84,6 +85,9 @@ def steepest_descent(
         Stop a problem as soon as its data are proven not to be robustly separable: its limit, the
         minimiser of the risk, is then the same for every geometry, and `minimise_robust_risk`
         reaches it faster.
+    gives_up : bool
+        Stop a problem as soon as its loss and its gap fall too slowly to reach loss_tol or tol
+        within max_iter: its limit is then a task for the exact separator.
     coef_init : array of shape (k, d), optional
         Start; zero by default.
     record_every : int
@@ -113,7 +117,9 @@ def steepest_descent(
         if isinstance(step_size, str)
         else xp.full_like(problem.log_total_weight, float(step_size))
     )
-    stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
+    stopping = Stopping(
+        max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors, gives_up
+    )
     growth = STEEPEST_GROWTH if step_size == "adaptive" else None
     rule = _SteepestDescent(geometry)
     path: DescentPath

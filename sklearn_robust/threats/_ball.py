@@ -25,7 +25,7 @@ from sklearn_robust.threats._limits import (
     check_limits,
     dense,
 )
-from sklearn_robust.threats._members import Scaled, per_feature
+from sklearn_robust.threats._members import Scaled, call_of, per_feature
 from sklearn_robust.threats._mixin import ThreatMixin
 
 _NEAR = 10  # times the excess over the radius: how far from a face an entry is still on it
@@ -104,9 +104,7 @@ class LpBall(ThreatMixin):
         return {"q": self.q, "eps": self.eps, "scale": self.scale, "clip": self.clip}
 
     def __repr__(self) -> str:
-        given = f"q={self.q!r}, eps={self.eps!r}, scale={self.scale!r}"
-        limits = "" if self.clip is None else f", clip={self.clip!r}"
-        return f"LpBall({given}{limits})"
+        return call_of(self, q=self.q, eps=self.eps, scale=self.scale, clip=self.clip)
 
     @property
     def symmetric(self) -> bool:

@@ -15,11 +15,11 @@ from sklearn_robust.threats._cones import box_rows
 from sklearn_robust.threats._decisions import decide, rows_of
 from sklearn_robust.threats._interface import ConicSet
 from sklearn_robust.threats._limits import bound_limits, check_limits, dense, room
-from sklearn_robust.threats._members import check_numbers, per_feature, times
+from sklearn_robust.threats._members import call_of, check_numbers, per_feature, times
 from sklearn_robust.threats._mixin import ThreatMixin
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Box(ThreatMixin):
     r"""The threat :math:`\{\delta : l_j \le \delta_j \le u_j\}`: what each feature can lose and
     gain.
@@ -77,6 +77,9 @@ class Box(ThreatMixin):
         object.__setattr__(self, "lower", check_numbers(self.lower, "lower", -1))
         object.__setattr__(self, "upper", check_numbers(self.upper, "upper", 1))
         object.__setattr__(self, "clip", check_limits(self.clip))
+
+    def __repr__(self) -> str:
+        return call_of(self, lower=self.lower, upper=self.upper, clip=self.clip)
 
     @classmethod
     def _of(cls, lower: Any, upper: Any) -> Box:

@@ -1,8 +1,8 @@
 r"""Whether the worst case of a sample within limits reaches a number: decided by bounds.
 
 Robust accuracy asks no more than this. In the direction v a feature gains :math:`|v_j|` for a unit,
-up to its room :math:`r_j = |\text{bound}_j - x_j|`, where bound is the limit that v points to. With
-one v for many samples bounds on the gain of most are cheaper than the gain itself.
+up to its room :math:`r_j = |\text{bound}_j - x_j|`, where bound is the limit that v points to.
+Bounds on the gain are cheaper than the gain itself, most of all with one v for many samples.
 
 What the bounds leave open, and numbers that are nearer than rounding, are for the gain itself.
 """
@@ -16,8 +16,9 @@ import numpy as np
 
 _SURE = 1e-12  # share of what is compared that rounding may take
 _SMALLEST = 1e-140  # slope relative to the largest, whose square is a number to rely on
-_PARTS = 12  # numbers of features that are filled at once
-_MAX_LEVELS = 8  # levels that are tried; three or four decide
+_FIRST = 8  # features that are filled at first; twice as many each time after
+_MOST = 24  # features that are filled where each sample has a v of its own
+_MAX_LEVELS = 8  # levels that are tried
 
 Decision = tuple[np.ndarray, np.ndarray]
 
@@ -32,7 +33,7 @@ def decide(
     q : float
     X : array of shape (n, d)
         Within the limits.
-    v : array of shape (d,), or (n, d), which is left open for q = 1
+    v : array of shape (d,) or (n, d)
     limits : pair (low, high)
     size : float or array
         The radii, (n,); for q = inf the reach of each feature, that broadcasts to (n, d).
@@ -46,7 +47,7 @@ def decide(
         Samples that reach their number, and those that the bounds do not decide.
     """
     nothing = np.zeros(len(X), dtype=bool)
-    if q not in (1, 2, math.inf) or (q == 1 and v.ndim > 1):
+    if q not in (1, 2, math.inf):
         return nothing, ~nothing
     v = v if scale is None else np.where(np.asarray(scale) > 0, v, 0.0)
     bound = np.where(v > 0, limits[1], np.where(v < 0, limits[0], 0.0))
@@ -92,29 +93,42 @@ def _in_l1_ball(
 ) -> Decision:
     r"""The same of the ball :math:`\sum_j |\delta_j| / s_j \le \epsilon`.
 
-    The features of largest :math:`s_j |v_j|` are filled first. What the first k of them use of the
-    ball and what they gain are linear functions of the sample: products of matrices for a few k.
-    The gain is a concave function of what is used, which is interpolated, and bounded by its slope.
+    The features of largest :math:`s_j |v_j|` are filled first, some at a time: what is left of the
+    ball gains no more than the slope of the last one. Where each sample has a v of its own only
+    some features are sorted, and filled.
     """
-    slopes = scale * np.abs(v)
-    order = np.argsort(-slopes, kind="stable")
-    counts = np.unique(np.geomspace(1, len(v), _PARTS).astype(int))
-    filled = np.zeros((len(v), len(counts)))
-    filled[order] = np.arange(len(v))[:, None] < counts
-    weights = np.hstack([filled * (np.sign(v) / scale)[:, None], filled * v[:, None]])
-    used, gained = np.hsplit(bound @ weights - X @ weights, 2)
-    used, gained = (np.hstack([np.zeros((len(X), 1)), part]) for part in (used, gained))
-    rows = np.arange(len(X))
-    last = np.sum(used[:, 1:] <= eps[:, None], axis=1)  # the most features that the ball holds
-    more = np.minimum(last + 1, len(counts))
-    left, step = eps - used[rows, last], used[rows, more] - used[rows, last]
-    share = np.divide(left, step, out=np.zeros_like(left), where=step > 0)
-    least = gained[rows, last] + share * (gained[rows, more] - gained[rows, last])
-    slope = np.append(slopes[order], 0.0)[np.append(0, counts)]
-    most = gained[rows, last] + slope[last] * left
-    terms = gained[rows, more]
-    terms = terms + slopes[order[0]] * (np.sum(np.abs(bound) / scale) + used[rows, more])
-    return _compared(least, most, values, terms)
+    slopes, d = scale * np.abs(v), X.shape[1]
+    if v.ndim == 1:
+        order = np.argsort(-slopes, kind="stable")[None]
+    else:
+        order = np.argpartition(-slopes, min(_MOST, d) - 1, axis=1)[:, :_MOST]
+        place = np.argsort(-np.take_along_axis(slopes, order, axis=1), axis=1)
+        order = np.take_along_axis(order, place, axis=1)
+    reached, rest = np.zeros(len(X), dtype=bool), np.arange(len(X))
+    used, gained = np.zeros(len(X)), np.zeros(len(X))
+    steepest = np.broadcast_to(np.max(slopes, axis=-1, initial=0.0), len(X))
+    count, stop = _FIRST, 0
+    while stop < order.shape[1] and len(rest):
+        start, stop = stop, stop + count
+        at = (order if v.ndim == 1 else order[rest])[:, start:stop]
+        sign, slope = (_entries(one, rest, at) for one in (np.sign(v), slopes))
+        room = (_entries(bound, rest, at) - X[rest[:, None], at]) * (sign / scale[at])
+        ends = np.minimum(used[:, None] + np.cumsum(room, axis=1), eps[rest, None])
+        gained = gained + np.sum(np.diff(ends, prepend=used[:, None]) * slope, axis=1)
+        used = ends[:, -1]
+        most = gained + (eps[rest] - used) * (slope[:, -1] if stop < d else 0.0)
+        yes, open_ = _compared(gained, most, values[rest], steepest[rest] * used)
+        reached[rest[yes]] = True
+        rest, used = rest[open_], used[open_]
+        gained, count = gained[open_], 2 * count
+    left = np.zeros(len(X), dtype=bool)
+    left[rest] = True
+    return reached, left
+
+
+def _entries(values: np.ndarray, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """The entries of some rows of an array (n, d) in columns (m, c); of the one row of all."""
+    return values[at] if values.ndim == 1 else values[rows[:, None], at]
 
 
 def _in_l2_ball(
@@ -127,49 +141,41 @@ def _in_l2_ball(
 ) -> Decision:
     r"""The same of the ball :math:`\sum_j (\delta_j / s_j)^2 \le \epsilon^2`.
 
-    The worst points of balls of all radii are :math:`|\delta_j| = \min(\tau s_j^2 |v_j|, r_j)`:
-    with the level :math:`\tau` both their norm and their gain grow. A level with at most the radius
-    and at least the number shows that the number is reached, one with at least the radius and less
-    than the number that it is not. Between the two roots every level decides. Levels, caps and
-    numbers are in units of the radius.
+    The worst points of balls of all radii are :math:`|\delta_j| = \min(\tau s_j^2 |v_j|, r_j)`.
+    Such a point of norm :math:`n \le \epsilon` gains no more than the ball does, and this no more
+    than Lagrange's function,
+
+    .. math:: g \le \max \langle v, \delta \rangle \le g + (\epsilon^2 - n^2) / (2 \tau),
+
+    with equality at :math:`n = \epsilon`. The level :math:`\tau \epsilon / n` has no larger norm:
+    the levels rise towards the last one. Levels and numbers are in units of the largest radius.
     """
+    largest = np.max(eps, initial=0.0) or 1.0
+    eps = np.where(eps >= _SMALLEST * largest, eps / largest, np.nan)
+    values = values / largest
     weights = (scale * v) ** 2
-    # levels at which features are stopped; none is before the first one that is tried
-    caps = (bound - X) / np.where(weights > 0, scale * (scale * v), 1.0) / eps[:, None]
-    level = np.broadcast_to(1 / np.sqrt(weights.sum(axis=-1)), len(X))
-    whole = _dot(bound, v) - _dot(X, v)  # the gain of the limits without a ball
-    some = _compared(whole, whole, values, _dot(np.abs(bound), np.abs(v)) + np.abs(whole))
+    whole = (_dot(bound, v) - _dot(X, v)) / largest  # the gain of the limits without a ball
+    terms = _dot(np.abs(bound), np.abs(v)) / largest + np.abs(whole)
+    some = _compared(whole, whole, values, terms)
     reached, rest = np.zeros(len(X), dtype=bool), np.flatnonzero(some[0] | some[1])
-    caps, level = caps[rest], level[rest]
-    values = (values / eps)[rest]
-    weights = rows_of(weights, rest)
-    low, high = np.zeros(len(rest)), np.full(len(rest), math.inf)
-    slopes = np.array([2.0, 1.0])[:, None]  # both logarithms grow so much with that of the level
-    before: tuple[np.ndarray, np.ndarray] | None = None
+    per_level = 1 / (np.where(weights > 0, scale * (scale * v), 1.0) * largest)
+    # levels at which features are stopped; none is before the first one
+    caps = (rows_of(bound, rest) - X[rest]) * rows_of(per_level, rest)
+    weights, eps = rows_of(weights, rest), eps[rest]
+    values = values[rest]
+    level = eps / np.sqrt(weights.sum(axis=-1))
     for _ in range(_MAX_LEVELS):
         points = np.minimum(caps, level[:, None])
         gain = _dot(points, weights)
-        square = _dot(np.multiply(points, points, out=points), weights)
-        sizes = np.stack([square, gain / values])  # 1 at the roots
-        below, above = sizes <= 1 - _SURE, sizes >= 1 + _SURE
-        yes, no = below[0] & above[1], above[0] & below[1]
+        share = _dot(np.multiply(points, points, out=points), weights) / eps**2
+        most = gain + eps**2 * (1 - share) / (2 * level)
+        yes, open_ = _compared(gain, most, values, gain + eps**2 / level)
         reached[rest[yes]] = True
-        kept = ~(yes | no)
-        rest = rest[kept]
-        if len(rest) == 0:
+        rest, caps = rest[open_], caps[open_]
+        if not len(rest):
             break
-        caps, level, values, low, high = (part[kept] for part in (caps, level, values, low, high))
-        weights = rows_of(weights, kept)
-        logs, place = np.log(sizes[:, kept]), np.log(level)
-        low, high = np.where(logs[0] < 0, level, low), np.where(logs[0] < 0, high, level)
-        slope = slopes
-        if before is not None:
-            past_logs, past_place = before[0][:, kept], before[1][kept]
-            slope = np.clip((logs - past_logs) / (place - past_place), 0.05, slopes)
-        level = np.exp(place - np.mean(logs / slope, axis=0))
-        middle = np.where(high < math.inf, (low + high) / 2, 2 * low)
-        level = np.where((level > low) & (level < high), level, middle)
-        before = logs, place
+        eps, values = eps[open_], values[open_]
+        weights, level = rows_of(weights, open_), (level / np.sqrt(share))[open_]
     left = np.zeros(len(X), dtype=bool)
     left[rest] = True
     return reached, left

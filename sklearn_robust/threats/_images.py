@@ -17,6 +17,7 @@ from sklearn_robust.threats._interface import ConicSet, Threat
 from sklearn_robust.threats._members import (
     at,
     bind,
+    call_of,
     check_width,
     is_by_class,
     is_convex,
@@ -78,7 +79,7 @@ class LinearImage(ThreatMixin):
         self.features = features
 
     def __repr__(self) -> str:
-        return f"LinearImage({self.threat!r}, {self.matrix!r})"
+        return call_of(self, threat=self.threat, matrix=self.matrix)
 
     @property
     def symmetric(self) -> bool:
@@ -209,7 +210,7 @@ class Ellipsoid(LinearImage):
         super().__init__(LpBall(2, self.radius, deviations), axes, features)
 
     def __repr__(self) -> str:
-        return f"Ellipsoid({self.covariance!r}, radius={self.radius!r})"
+        return call_of(self, covariance=self.covariance, radius=self.radius)
 
     def _of(self, threat: Any) -> LinearImage:
         return LinearImage(threat, self.matrix, self.features)

@@ -150,6 +150,13 @@ class Scaled:
         return scaled_cones(self.threat.conic(), self.radius)
 
 
+def call_of(value: Any, **parameters: Any) -> str:
+    """The call that makes a threat, without what is None, and with the ends only of long arrays."""
+    with np.printoptions(threshold=8, edgeitems=2):
+        given = [f"{name}={part!r}" for name, part in parameters.items() if part is not None]
+    return f"{type(value).__name__}({' '.join(', '.join(given).split())})"
+
+
 class Nothing:
     """The set {0}, on so many features where its cones are asked for."""
 
@@ -158,6 +165,9 @@ class Nothing:
 
     def __init__(self, n_features: int | None = None) -> None:
         self.n_features = n_features
+
+    def __repr__(self) -> str:
+        return call_of(self, n_features=self.n_features)
 
     def at(self, X: Any, radius: Any = 1.0) -> Nothing:
         """{0} of each sample."""

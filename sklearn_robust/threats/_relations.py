@@ -12,7 +12,7 @@ from sklearn_robust._array_api import Array
 from sklearn_robust.threats._images import spread_rows
 from sklearn_robust.threats._interface import ConicSet, Threat
 from sklearn_robust.threats._intersections import Intersection
-from sklearn_robust.threats._members import check_numbers
+from sklearn_robust.threats._members import call_of, check_numbers
 from sklearn_robust.threats._mixin import ThreatMixin
 
 
@@ -60,7 +60,7 @@ class Relations(Intersection):
         super().__init__([threat, _HalfSpaces(A, b, features)])
 
     def __repr__(self) -> str:
-        return f"Relations({self.threat!r}, {self.A!r}, {self.b!r})"
+        return call_of(self, threat=self.threat, A=self.A, b=self.b)
 
     def _of(self, parts: Sequence[Any]) -> Intersection:
         return Intersection(parts)

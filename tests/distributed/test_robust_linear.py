@@ -26,6 +26,7 @@ from sklearn_robust.distributed.chunks import read_chunks
 from sklearn_robust.rows import Block, NpyRows, NpySource, Survey
 
 N, D = 240, 4
+CLOSE = {"eps": 0.05, "tol": 1e-9}
 
 
 @pytest.fixture
@@ -105,6 +106,14 @@ def test_arrays_with_weights_cut_elsewhere(dask_client, data, monkeypatch):
     arrays = lazy, da.from_array(y, chunks=70)
     assert model.score(*arrays) == pytest.approx(model.score(X, y))
     assert model.robust_score(*arrays, eps=0.1) == pytest.approx(model.robust_score(X, y, eps=0.1))
+    radii = model.certified_radius(*arrays, q=1).compute(scheduler="sync")
+    np.testing.assert_allclose(radii, model.certified_radius(X, y, q=1), atol=1e-12)
+    assert (model.certified_radius(lazy).compute(scheduler="sync") >= 0).all()
+    moved = model.perturb(*arrays, eps=0.2)
+    assert moved.shape == X.shape
+    np.testing.assert_allclose(moved.compute(scheduler="sync"), model.perturb(X, y, eps=0.2))
+    with pytest.raises(ValueError, match="y must be given"):
+        model.perturb(lazy)
     assert clone(model.set_params(client=dask_client)).client is None
     assert pickle.loads(pickle.dumps(model)).client is None
 
@@ -136,8 +145,8 @@ def test_sources_with_sparse_blocks_in_single_precision(dask_client, data, tmp_p
         np.save(paths[0], X[at].astype(np.float32))
         np.save(paths[1], y[at])
         sources.append(NpyRows(*paths) if k == 0 else NpySource(*paths))
-    model = RobustLinearClassifier(eps=0.05).fit(sources)
-    same(model, sklearn_robust.RobustLinearClassifier(eps=0.05).fit(X.astype(np.float32), y))
+    model = RobustLinearClassifier(**CLOSE).fit(sources)
+    same(model, sklearn_robust.RobustLinearClassifier(**CLOSE).fit(X.astype(np.float32), y))
     assert model.coef_.dtype == np.float32
     predicted = model.predict(sources).compute(scheduler="sync")
     np.testing.assert_array_equal(predicted, model.predict(X))
@@ -219,10 +228,10 @@ def test_a_killed_worker_changes_nothing(dask_client, tmp_path):
             seen.append(fit)
             return super()._solve_by_sums(fit, norm)
 
-    model = Lit(eps=0.05).fit(sources)
+    model = Lit(**CLOSE).fit(sources)
     assert len(seen) == 1
     assert not fuse.exists()
-    same(model, sklearn_robust.RobustLinearClassifier(eps=0.05).fit(*stacked(map(Drawn, range(3)))))
+    same(model, sklearn_robust.RobustLinearClassifier(**CLOSE).fit(*stacked(map(Drawn, range(3)))))
 
 
 def test_errors_name_their_chunk(dask_client, data, tmp_path):
@@ -249,8 +258,8 @@ def test_empty_chunks_and_chunks_of_one_class(dask_client, data):
     frame = pd.DataFrame(X[order], columns=list("abcd")).assign(y=y[order])
     lazy = dd.from_pandas(frame, npartitions=3)
     lazy = dd.concat([lazy, lazy[lazy["a"] > 9]])
-    model = RobustLinearClassifier(eps=0.05).fit(lazy[list("abcd")], lazy["y"])
-    same(model, sklearn_robust.RobustLinearClassifier(eps=0.05).fit(frame[list("abcd")], y[order]))
+    model = RobustLinearClassifier(**CLOSE).fit(lazy[list("abcd")], lazy["y"])
+    same(model, sklearn_robust.RobustLinearClassifier(**CLOSE).fit(frame[list("abcd")], y[order]))
 
 
 def test_a_lost_scheduler_leaves_a_model_that_goes_on(dask_client, data, monkeypatch):
@@ -266,7 +275,7 @@ def test_a_lost_scheduler_leaves_a_model_that_goes_on(dask_client, data, monkeyp
 
     monkeypatch.setattr(dask_client, "get", lost)
     with pytest.raises(LostClusterError, match="Start a cluster, and pass its client") as caught:
-        RobustLinearClassifier().fit(X, y)
+        RobustLinearClassifier(tol=1e-9).fit(X, y)
     monkeypatch.undo()
     model = caught.value.model
     assert model.warm_start

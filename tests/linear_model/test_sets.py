@@ -23,7 +23,7 @@ from sklearn_robust import (
     robust_linear_path,
 )
 from sklearn_robust.linear_model.lifecycle import ConstantClassifierWarning
-from sklearn_robust.threats import Box, FeatureBudget, LpBall
+from sklearn_robust.threats import Box, FeatureBudget, LpBall, Nothing
 
 UPPER = np.array([0.1, 0.3, np.inf])
 
@@ -260,3 +260,23 @@ def test_the_path_against_sets_tends_to_their_separator():
         RobustLinearClassifier(
             threat=Box(0, np.array([0.1, np.inf, 0.1])).only(1), solver="steepest_descent"
         ).fit(X, y)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_no_set_is_a_ball_of_radius_0(n_classes):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(30, 2)), np.arange(30) % n_classes
+    found, expected = (
+        RobustLinearClassifier(loss="logistic", **given).fit(X, y)
+        for given in ({"threat": Nothing()}, {"eps": 0.0})
+    )
+    np.testing.assert_array_equal(found.coef_, expected.coef_)
+
+
+def test_one_class_has_a_set_for_each_sample_and_the_other_none():
+    rng = np.random.default_rng(0)
+    y = np.arange(14) % 3 % 2
+    X = (rng.normal(size=(14, 2)) + 0.5 * y[:, None]).clip(-2, 2)
+    threat = (LpBall(2, 0.3, clip=(-2, 2)) | LpBall(1, 0.4, clip=(-2, 2))).only(0)
+    model = RobustLinearClassifier(threat=threat, loss="logistic").fit(X, y)
+    assert model.dual_gap_ < 1e-6

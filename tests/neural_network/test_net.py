@@ -120,6 +120,14 @@ def test_images(images):
     assert mlp.input_shape_ == (64,)
 
 
+def test_units_of_a_convolution_live_before_a_wide_layer():
+    X, y = load_digits(return_X_y=True)
+    X = (X[:96] / 16).astype(np.float32).reshape(-1, 1, 8, 8)
+    module = functools.partial(madry_cnn, channels=(4, 8))
+    network = quick(module=module, clip=(0, 1), max_iter=6).fit(X, y[:96])
+    assert np.ptp(network.decision_function(X), axis=0).max() > 0.1  # 0 where all units are dead
+
+
 def test_data_formats():
     X, y = blobs()
     reference = quick().fit(X, y)

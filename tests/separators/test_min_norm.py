@@ -561,6 +561,27 @@ def test_path_starts_from_the_radius_before(monkeypatch):
     assert 0 < warm < 0.7 * (len(steps) - warm)
 
 
+@pytest.mark.parametrize(("p", "q", "scale"), [(1, INF, None), (INF, 1, 2.0)])
+def test_path_is_one_direction_where_p_is_dual_to_q(p, q, scale, monkeypatch):
+    from sklearn_robust.separators import min_norm
+
+    X, y = separable_data(24, 60)
+    scale = None if scale is None else np.full(60, scale)
+    radii = np.linspace(0, 0.9, 4) * max_margin(X, y, q=q, scale=scale).margin
+    solved = []
+    original = min_norm.solve_separator
+    monkeypatch.setattr(
+        min_norm, "solve_separator", lambda *a, **k: solved.append(1) or original(*a, **k)
+    )
+    path = separator_path(X, y, p=p, q=q, eps=radii, scale=scale)
+    assert len(solved) == 1
+    for separator, eps in zip(path, radii, strict=True):
+        single = min_norm_separator(X, y, p=p, q=q, eps=eps, scale=scale)
+        assert separator.eps == eps
+        assert separator.relative_gap <= 1e-8
+        assert separator.margin == pytest.approx(single.margin, rel=1e-7)
+
+
 def test_path_ends_at_the_largest_radius():
     X, y = separable_data(24, 60)
     star = max_margin(X, y, q=INF).margin

@@ -63,3 +63,23 @@ def test_no_decrease_is_a_failure(max_margin_form, monkeypatch):
     monkeypatch.setattr(semismooth_newton, "_newton_step", lambda gram, gradient: gradient)
     with pytest.raises(SolverFailure, match="no step decreases the dual"):
         solve_semismooth_newton(max_margin_form(25, 60, 2.0, 1.0, 0.5))
+
+
+@pytest.mark.parametrize(("n_steps", "expected"), [(8, [True]), (1, [True, False])])
+def test_products_in_single_precision_end_as_exactly(
+    max_margin_form, proven_gap, monkeypatch, n_steps, expected
+):
+    """After too many steps products are made anew, in double precision."""
+    problem = max_margin_form(10, 60, 2.0, 1.0, 0.0)
+    problem.rows[5:] += problem.rows[:5]
+    precisions = []
+    original = semismooth_newton._gram
+    monkeypatch.setattr(semismooth_newton, "_SINGLE_ENTRIES", 1)
+    monkeypatch.setattr(semismooth_newton, "_SINGLE_STEPS", n_steps)
+    monkeypatch.setattr(
+        semismooth_newton,
+        "_gram",
+        lambda Z, *, single: precisions.append(single) or original(Z, single=single),
+    )
+    assert proven_gap(problem, solve_semismooth_newton(problem)) <= 1e-11
+    assert precisions == expected

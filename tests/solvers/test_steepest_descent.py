@@ -177,6 +177,33 @@ def test_stops_at_the_proof_of_non_separability_on_request(gaussian):
     assert LpNorm(2).value(problem.weighted_sum(solution.weights))[0] <= 0.1
 
 
+@pytest.mark.parametrize("loss", ["exponential", "logistic"])
+def test_a_path_is_given_up_where_it_is_too_slow_to_end(gaussian, loss):
+    X, y = gaussian(30, 60)
+    star = max_margin(X, y, q=math.inf).margin
+    norms = [LpNorm(p) for p in EXPONENTS]
+
+    def paths(share, gives_up):
+        problem = problem_of(X, y, q=math.inf, eps=share * star)
+        return steepest_descent(
+            problem.select(np.zeros(3, int)),
+            LOSSES[loss],
+            norms,
+            loss_tol=1e-3,
+            max_iter=2000,
+            gives_up=gives_up,
+        )
+
+    slow = paths(0.99, True)
+    assert not slow.converged.any()
+    assert (slow.n_iter < 1000).all()
+    assert not paths(0.99, False).converged.any()
+    # others are as they would be without
+    quick, alone = paths(0.1, True), paths(0.1, False)
+    assert quick.converged.all()
+    np.testing.assert_array_equal(quick.coef, alone.coef)
+
+
 def test_a_batch_gives_what_its_problems_give_alone(gaussian):
     X, y = gaussian(40, 60)
     labels = np.stack([y, np.where(X[:, 0] > 0, 1.0, -1.0), np.where(X[:, 1] > 0.5, 1.0, -1.0)])

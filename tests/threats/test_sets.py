@@ -131,3 +131,8 @@ def test_the_projection_on_a_budget_where_the_sum_stays_at_the_number():
         rest = v - moved
         taken = radius * budget.support(rest)
         np.testing.assert_allclose(np.sum(rest * moved, axis=-1), taken, atol=1e-12)
+
+
+def test_what_a_set_shows_is_short():
+    assert repr(LpBall(2, 0.1)) == "LpBall(q=2.0, eps=0.1)"
+    assert len(repr(Box(np.zeros(900), np.ones(900)) | LpBall(2, 0.1, np.ones(900)))) < 250
