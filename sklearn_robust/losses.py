@@ -106,7 +106,7 @@ class Exponential:
     log_odds_slope = 2.0
 
     def __repr__(self) -> str:
-        return "Exponential()"
+        return f"{type(self).__name__}()"
 
     def log_risk_and_weights(self, margins: Array, log_weight: Array) -> tuple[Array, Array]:
         """log L of shape (...) and the weights a of shape (..., n)."""
@@ -175,7 +175,7 @@ class Logistic:
     log_odds_slope = 1.0
 
     def __repr__(self) -> str:
-        return "Logistic()"
+        return f"{type(self).__name__}()"
 
     def log_risk_and_weights(self, margins: Array, log_weight: Array) -> tuple[Array, Array]:
         """log L of shape (...) and the weights a = s sigmoid(-m) / L of shape (..., n)."""

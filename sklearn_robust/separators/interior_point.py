@@ -4,7 +4,8 @@ It is Mehrotra's predictor and corrector on the form of `_standard_form`, with t
 `_newton_system`: one weighted symmetric product and one Cholesky factor of size min(n, d) an
 iteration. The program is feasible and bounded at every eps, also beyond eps*, where its solution is
 w = 0: no case is special. Complementarity over gamma estimates the gap; an iterate is certified
-where that is small, and the best one is returned.
+where that is small, and the best one is returned. Where its certified gap stays above the estimate,
+a step of active-set refinement is tried from it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFail
 from sklearn_robust.separators._newton_proof import cancelling_newton_weights
 from sklearn_robust.separators._newton_system import NewtonSystem
 from sklearn_robust.separators._standard_form import GAMMA, StandardForm, State
+from sklearn_robust.separators.refinement import newton_step
 
 _MAX_DENSE = 30_000_000  # entries of the dense rows up to which the method serves: 240 megabytes
 
@@ -31,8 +33,13 @@ _FIRST_PROOF = 5
 # consecutive certificates without a smaller gap, after which the method ends: rounding allows no
 # smaller one
 _MAX_MISSED_CERTIFICATES = 6
+# unknowns, at most, of the active-set steps from iterates that look solved, and are not: the first
+# one is to cost less than a step of the method
+_FACE_UNKNOWNS = (400, 6000, 6000)
 _NEAR = 10  # estimated over asked gap up to which an iterate is certified
-_ROUGH = 1e-2  # estimated gap down to which single precision suffices for the matrix
+# estimated gap, and complementarity for margins of order 1, down to which single precision suffices
+# for the matrix
+_ROUGH, _ROUGH_COMPLEMENTARITY = 1e-2, 1e-5
 # ratio of the estimated gaps after and before a step from which the next solution is refined
 _STALLED = 0.3
 
@@ -93,30 +100,41 @@ def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
     # `program.rows` over `form.rows`
     unit = form.unit * math.sqrt(program.rows.shape[1])
     state, last = form.start(), math.inf
-    best = _Best()
+    best, face_steps = _Best(), 0
     weighted_sum, scores = form.start_weights @ form.rows, np.zeros(len(form.rows))
 
-    def certify() -> None:
+    def certify() -> Certified:
         point = Point(form.signs @ state.coordinates, state.multipliers[form.margins])
-        best.offer(program.certify(point, unit * scores, unit * weighted_sum))
+        certified = program.certify(point, unit * scores, unit * weighted_sum)
+        best.offer(certified)
+        return certified
 
     for iteration in range(_MAX_ITERATES):
         gamma = float(state.scalars[GAMMA])
-        estimate = float(state.slacks @ state.multipliers) / gamma if gamma > 0 else math.inf
+        complementarity = float(state.slacks @ state.multipliers)
+        estimate = complementarity / gamma if gamma > 0 else math.inf
         near = estimate <= _NEAR * tol
         if gamma <= 0 and iteration == _FIRST_PROOF and program.eps == 0:
             cancelling = cancelling_newton_weights(program)
             if cancelling is not None:
                 return Point(form.signs @ state.coordinates, cancelling)
         if near or (gamma <= 0 and iteration >= _FIRST_PROOF):
-            certify()
+            certified = certify()
+            if near and not best.ended(tol) and face_steps < len(_FACE_UNKNOWNS):
+                # rounding may hold the certified gap far above the estimate, as next to eps*, where
+                # the face is known all the same
+                on_face = newton_step(program, certified, _FACE_UNKNOWNS[face_steps])
+                face_steps += 1
+                if on_face is not None:
+                    best.offer(program.certify(on_face))
             if best.ended(tol):
                 break
         # beyond the precision of float64 an iterate may overflow: the best one is then known
         with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
             try:
                 late = near or _STALLED * last < estimate < _ROUGH
-                moved = _step(form, state, weighted_sum, rough=estimate > _ROUGH, refine=late)
+                rough = estimate > _ROUGH and complementarity > _ROUGH_COMPLEMENTARITY
+                moved = _step(form, state, weighted_sum, rough=rough, refine=late)
             except LinAlgError:
                 break
         if not math.isfinite(sum(float(part.sum()) for part in moved)):

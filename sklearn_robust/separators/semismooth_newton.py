@@ -14,6 +14,8 @@ features and eps is not close to eps*.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy import sparse
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
@@ -22,7 +24,10 @@ from scipy.linalg.blas import dsyrk, ssyrk
 from sklearn_robust.certificates import Point, relative_gap
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure, Vector
 
-_MAX_NEWTON_STEPS = 60  # a handful is usual
+_MAX_NEWTON_STEPS = 30  # a handful is usual; the interior-point method takes the time of as many
+# Next to eps* steps are many, and the bound falls far in the first of them: to less than this share
+# after so many steps the method gives up, where there is an adversary.
+_FIRST_STEPS, _FALLEN_FAR = 4, 0.27
 _LAST_GAP = 1e-12  # relative gap up to which no step is left to make
 # Share of the mean pivot that is added to each pivot: the system is singular where rows repeat.
 _MEAN_PIVOT_RIDGE = 1e-10
@@ -74,6 +79,7 @@ def solve_semismooth_newton(
     Z, eps = program.rows, program.eps
     weights = np.full(len(Z), 1 / len(Z)) if start is None else start
     w, reached = _primal(Z, weights, eps), False
+    first = math.inf  # the first bound
     # with eps = 0 the products Z Z^T of all rows stay the same; large ones are of single precision
     # until that no longer suffices for a step, for margins are computed anew in double precision
     single = eps == 0 and Z.size >= _SINGLE_ENTRIES
@@ -89,10 +95,14 @@ def solve_semismooth_newton(
         square, total_weight = scale**2 * square, scale * total_weight
         margins = Z @ w - eps * np.abs(w).sum()
         size = np.sqrt(square)
-        gap = relative_gap(float(margins.min()) / size, size / total_weight)
+        bound = size / total_weight
+        gap = relative_gap(float(margins.min()) / size, bound)
         if gap <= _LAST_GAP or reached:
             return Point(w, weights)
         reached = gap <= tol  # one more step makes it exact
+        first = bound if i == 0 else first
+        if i == _FIRST_STEPS and eps > 0 and bound < _FALLEN_FAR * first:
+            raise SolverFailure("semismooth Newton: eps is close to eps*")
         gradient = margins - 1
         free = (weights > 0) | (gradient < 0)
         step = _newton_step(

@@ -48,7 +48,7 @@ _STALLED = 1e-12  # step, relative to the first, below which a problem ends: rou
 
 # Whether a path reaches its goal in time is judged from this iteration on, by the iterations since
 # it was judged last, each time after this factor on the iterations.
-_FIRST_OUTLOOK, _NEXT_OUTLOOK = 50, 1.5
+_FIRST_OUTLOOK, _NEXT_OUTLOOK = 50, 1.3
 _SETTLED = 2.0  # growth of the step since then up to which steps are settled: w grows no faster
 _LARGE_MARGIN = 1e6  # at which a loss is below every goal
 # The power of the iterations by which the gap may fall: most gaps fall with the first.

@@ -6,7 +6,7 @@ import pytest
 from scipy.linalg import LinAlgError
 
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.separators import _newton_system, interior_point
+from sklearn_robust.separators import _newton_system, _standard_form, interior_point
 from sklearn_robust.separators._max_margin_form import SolverFailure
 from sklearn_robust.separators._newton_system import NewtonSystem
 from sklearn_robust.separators._standard_form import StandardForm, State
@@ -40,6 +40,21 @@ def test_beyond_the_largest_radius_the_weights_prove_it(
     assert (
         LpNorm(dual_q).dual.value(point.weights @ problem.rows / point.weights.sum()) <= problem.eps
     )
+
+
+@pytest.mark.parametrize("p", [2.0, INF])
+def test_next_to_the_largest_radius_it_takes_few_steps(
+    max_margin_form, largest_radius, proven_gap, monkeypatch, p
+):
+    steps, original = [], interior_point._step
+    monkeypatch.setattr(_standard_form, "_SINGLE_ENTRIES", 1)
+    monkeypatch.setattr(
+        interior_point, "_step", lambda *a, **k: steps.append(1) or original(*a, **k)
+    )
+    problem = max_margin_form(60, 100, p, 1.0, 0.9999 * largest_radius(60, 100, 1.0))
+    steps.clear()
+    assert proven_gap(problem, solve_interior_point(problem, 1e-8)) <= 1e-8
+    assert len(steps) <= 25
 
 
 def conditions(form, state):

@@ -83,3 +83,13 @@ def test_products_in_single_precision_end_as_exactly(
     )
     assert proven_gap(problem, solve_semismooth_newton(problem)) <= 1e-11
     assert precisions == expected
+
+
+def test_next_to_the_largest_radius_it_gives_up_at_once(
+    max_margin_form, largest_radius, monkeypatch
+):
+    steps = count_steps(monkeypatch)
+    problem = max_margin_form(25, 60, 2.0, 1.0, 0.99 * largest_radius(25, 60, 1.0))
+    with pytest.raises(SolverFailure, match="close to"):
+        solve_semismooth_newton(problem)
+    assert len(steps) < 6
