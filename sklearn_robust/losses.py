@@ -27,7 +27,7 @@ _MAX_ROOT_STEPS = 100  # steps at most to the root of a scalar equation, which t
 _FEW_LOGARITHMS = 1000  # logarithms that take less time than to do with half of them
 
 # The best scale of weights that bound the risk
-_BOUND_ROUNDING = 1e-14  # share of the bound that a better scale must gain
+_BOUND_ROUNDING = 1e-13  # share of the bound that a better scale must gain
 _CLOSE_TO_CAP = 0.1  # step, as a share of the distance to the largest scale, that tells no gain
 
 

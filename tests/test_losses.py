@@ -8,7 +8,12 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize_scalar
 
 from sklearn_robust import losses
-from sklearn_robust.losses import LOSSES, Logistic, class_log_probabilities
+from sklearn_robust.losses import (
+    LOSSES,
+    Logistic,
+    class_log_probabilities,
+    log_risk_and_derivatives,
+)
 
 NAIVE = {"exponential": lambda m: np.exp(-m), "logistic": lambda m: np.log1p(np.exp(-m))}
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -337,13 +342,14 @@ def test_probabilities_of_large_scores_in_single_precision_sum_to_one(loss):
 @pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weights"])
 def test_the_logistic_loss_of_moderate_margins_is_that_of_any(monkeypatch, weighted):
     rng = np.random.default_rng(0)
-    margins, y = 20 * rng.standard_normal((1, 60)), np.where(np.arange(60) % 3, 1.0, -1.0)[None]
-    logs = rng.standard_normal((1, 60)) if weighted else np.broadcast_to(-4.0, (1, 60))
+    n = 3001  # in which logarithms are taken of products
+    margins, y = 20 * rng.standard_normal((1, n)), np.where(np.arange(n) % 3, 1.0, -1.0)[None]
+    logs = rng.standard_normal((1, n)) if weighted else np.broadcast_to(-4.0, (1, n))
     loss, near = Logistic(), np.array([0.1])
 
     def figures():
-        log_risk, weights = loss.log_risk_and_weights(margins, logs)
-        return log_risk, weights, loss.intercept(margins, y, logs, near)
+        log_risk, weights, curvatures = log_risk_and_derivatives(loss, margins, logs)
+        return log_risk, weights, curvatures, loss.intercept(margins, y, logs, near)
 
     quick = figures()
     monkeypatch.setattr(losses, "_moderate", lambda *args: None)

@@ -118,7 +118,9 @@ def read_problem(
         X, y, weight = of_positive_weight(X, y, weight)
     used = weight > 0
     index = np.zeros(len(y), dtype=np.int64)
-    estimator.classes_, index[used] = np.unique(y[used], return_inverse=True)
+    seen = y if used.all() else y[used]
+    estimator.classes_ = np.unique(seen)
+    index[used] = np.searchsorted(estimator.classes_, seen)
     require_two_classes(estimator, estimator.classes_)
     labels = estimator.classes_.tolist()
     names = getattr(estimator, "feature_names_in_", None)

@@ -113,8 +113,9 @@ def minimise_model(
     """
     eps = eps * (1 - inset)
     level = eps * float(norm.value(coef))
-    diagonal = np.diag(hessian.coef)
-    diagonal = np.where(diagonal > 0, diagonal, 1.0)
+    diagonal = hessian.coef.diagonal()
+    if not (diagonal > 0).all():
+        diagonal = np.where(diagonal > 0, diagonal, 1.0)
     A = hessian.coef.copy()
     A.flat[:: len(A) + 1] += damping * diagonal
     # p0 and rho0: Z^T a' and sum a' at x = 0 and penalty 0, the intercept eliminated
@@ -281,6 +282,8 @@ class _Model:
         x = x if self.alike else self.seen * x
         if self.norm.p == 1:
             return np.abs(x).sum(axis=-1)
+        if self.norm.p == math.inf:
+            return np.abs(x).max(axis=-1)
         return np.sqrt(np.vecdot(x, x)) if self.norm.p == 2 else self.norm.value(x)
 
     def dual_size(self, p: np.ndarray) -> float:
@@ -429,12 +432,11 @@ class _TieFaces:
         A[0, 0] = face @ across
         A[0, 1:] = A[1:, 0] = across[free]
         A[1:, 1:] = model.A[free[:, None], free]
-        slope, k, p0 = np.zeros((3, len(A)))
+        k = np.append(model.k @ face, model.k[free])
+        p0 = np.append(model.p0 @ face - model.eps * model.rho0, model.p0[free])
+        slope = np.zeros(len(A))
         slope[0] = 1.0
-        k[0], p0[0] = model.k @ face, model.p0 @ face
-        k[1:], p0[1:] = model.k[free], model.p0[free]
-        factor = model.factor(A, k, slope, 0.0, None)
-        found = model.solve(factor, p0 - model.eps * model.rho0 * slope)
+        found = model.solve(model.factor(A, k, slope, 0.0, None), p0)
         target = found[0] * face
         target[free] = found[1:]
 

@@ -52,7 +52,9 @@ def intercept_at_zero(problem: RobustProblem, loss: MarginLoss) -> float | None:
     slope = log_odds_slope(loss)
     if slope is None:
         return None
-    up = float(np.exp(problem.log_weight[0]) @ (problem.y[0] > 0))
+    log_weight, positive = problem.log_weight[0], problem.y[0] > 0
+    alike = not log_weight.strides[0]
+    up = float(positive.mean()) if alike else float(np.exp(log_weight) @ positive)
     return math.log(up / (1 - up)) / slope if problem.fit_intercept and 0 < up < 1 else 0.0
 
 

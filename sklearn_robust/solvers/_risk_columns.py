@@ -23,7 +23,7 @@ from sklearn_robust.solvers.solution import Solution
 _LEAST_ENTRIES = 2**18  # entries of the data from which products with all columns cost more
 _MANY_COLUMNS = 150  # columns above which some are left out
 _NEAR_BOUND = 0.8  # share of its bound from which |Z^T a|_j takes column j in
-_MOST = 0.5  # share of the columns that are few
+_MOST = 0.25  # share of the columns that are few
 _ROUNDS = 5
 
 # the solution of a problem from a start (1, d) after so many iterations, as a solver returns it

@@ -16,7 +16,7 @@ from scipy.linalg import LinAlgError
 from sklearn_robust.certificates import cancelling_weights, proves_not_separable
 from sklearn_robust.losses import MarginLoss, log_risk_and_derivatives
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.rows import GramRows
+from sklearn_robust.rows import DenseRows, GramRows
 from sklearn_robust.solvers import _newton_rules as rules
 from sklearn_robust.solvers._model_minimiser import LEAST_INSET, minimise_model
 from sklearn_robust.solvers._newton_columns import ColumnChoice, Trust
@@ -27,12 +27,14 @@ from sklearn_robust.solvers._risk_model import (
     Gradient,
     curvature,
 )
+from sklearn_robust.solvers._risk_sample import sample_of_rows
 from sklearn_robust.solvers.solution import Solution, risk_gap
 
 # products in a Gram matrix, and features in one of all, up to which it costs less than one more
 # iteration
 _CHEAP_PRODUCTS = 1e7
 _CHEAP_COLUMNS = 64
+_LAST_DECREASE = 1e-2  # predicted decrease from which the next iteration is probably the last
 # share of the tolerance that a model's weights may give up to stay inside the ball
 _INSET_SHARE = 0.4
 _MOST_INSET = 1e-3  # share of the radius by which they stay inside at most
@@ -86,6 +88,7 @@ def newton(
     tol: float,
     certify: Callable[..., Solution],
     record: Callable[[int, np.ndarray], None],
+    near: float | None = None,
 ) -> tuple[Solution | None, np.ndarray, int]:
     """Minimise the log-risk of one problem.
 
@@ -103,6 +106,8 @@ def newton(
         given.
     record : callable
         Called with the iteration and the coefficients (1, d).
+    near : float, optional
+        A guess of the intercept at the start.
 
     Returns
     -------
@@ -116,7 +121,7 @@ def newton(
     rows = problem.rows
     if not isinstance(rows, GramRows):
         return None, start, 0
-    return _Newton(problem, rows, loss, tol, certify).run(start, max_iter, record)
+    return _Newton(problem, rows, loss, tol, certify).run(start, max_iter, record, near)
 
 
 class _Newton:
@@ -199,10 +204,14 @@ class _Newton:
         self.reached: tuple[_Point, _Point] | None = None
 
     def run(
-        self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]
+        self,
+        start: np.ndarray,
+        max_iter: int,
+        record: Callable[[int, np.ndarray], None],
+        near: float | None,
     ) -> tuple[Solution | None, np.ndarray, int]:
         """Iterate: gradient, model, step, convergence, search."""
-        at = self._start(start)
+        at = self._start(start, near)
         trust = self.trust
         iteration = 0
         while iteration < max_iter and not trust.lost and not self._separates(at):
@@ -240,15 +249,16 @@ class _Newton:
             return self.certify(at.coef[None], near=at.intercept), at.coef[None], iteration
         return None, at.coef[None], iteration
 
-    def _start(self, start: np.ndarray) -> _Point:
-        """The point of these coefficients (1, d) with the best intercept."""
+    def _start(self, start: np.ndarray, near: float | None) -> _Point:
+        """The point of these coefficients (1, d) with the best intercept, or a guess of it."""
         at_zero = rules.intercept_at_zero(self.problem, self.loss)
         if at_zero is not None and not start.any():
             return self._evaluated(start[0], at_zero, at_zero * self.y)
         scores = self.problem.signed_scores(start)
-        penalty = self.problem.penalty(start)
-        intercept = float(self.problem.evaluate_scores(self.loss, scores, penalty).intercept[0])
-        return self._evaluated(start[0], intercept, scores[0] + intercept * self.y)
+        if near is None:
+            penalty = self.problem.penalty(start)
+            near = float(self.problem.evaluate_scores(self.loss, scores, penalty).intercept[0])
+        return self._evaluated(start[0], near, scores[0] + near * self.y)
 
     def _evaluated(self, coef: np.ndarray, intercept: float, scores: np.ndarray) -> _Point:
         """The point of these coefficients (d,), with scores that include the intercept."""
@@ -267,8 +277,13 @@ class _Newton:
 
     @cached_property
     def centre(self) -> np.ndarray:
-        """Subtracted from the rows in Gram matrices, where an intercept absorbs it, (d,)."""
-        return self.rows.mean() if self.problem.fit_intercept else np.zeros(len(self.choice.scale))
+        """About the mean of the rows, subtracted from them in Gram matrices, where an intercept
+        absorbs it, (d,).
+        """
+        if not self.problem.fit_intercept:
+            return np.zeros(len(self.choice.scale))
+        rows = sample_of_rows(self.rows) if isinstance(self.rows, DenseRows) else None
+        return self.rows.mean() if rows is None else rows.mean()
 
     # -- gradient and model
 
@@ -307,7 +322,8 @@ class _Newton:
         if self.hessian is None or self._products < _CHEAP_PRODUCTS:
             return False
         columns = self.hessian.model.columns
-        if isinstance(columns, slice) and len(at.coef) <= _CHEAP_COLUMNS:
+        cheap = isinstance(columns, slice) and len(at.coef) <= _CHEAP_COLUMNS
+        if cheap and self.trust.decrease > _LAST_DECREASE:
             return False
         return self.choice.covers(columns, at.coef, gradient)
 

@@ -50,6 +50,7 @@ _MOST_INSET = 0.05  # share of the radius by which it is smaller at most
 _INSET_CHANGE = 0.1  # relative change of that share from which it changes
 
 _SAFE = 0.9  # share of the inset up to which the estimated error of the weights is tried as a proof
+_ROUNDING = 1e-13  # slack that is rounding
 _TIE_ROUNDING = 1e-12  # sizes of coordinates that are tied at the largest
 _LEAST_CURVATURE = 1e-8  # cosine of step and change of the gradient from which a pair is used
 
@@ -97,6 +98,7 @@ def quasi_newton(
     tol: float,
     certify: Callable[..., Solution],
     record: _Record,
+    near: float | None = None,
 ) -> tuple[Solution | None, np.ndarray, int]:
     r"""Minimise the log-risk of one problem that it `serves`.
 
@@ -115,6 +117,8 @@ def quasi_newton(
         given.
     record : callable
         Called with the iteration and the coefficients (1, d).
+    near : float, optional
+        A guess of the intercept at the start.
 
     Returns
     -------
@@ -130,7 +134,7 @@ def quasi_newton(
     radius smaller by the share tau the minimum falls by :math:`\tau P` to first order, P the
     penalty times the total weight.
     """
-    return _QuasiNewton(problem, loss, tol, certify).run(start, max_iter, record)
+    return _QuasiNewton(problem, loss, tol, certify).run(start, max_iter, record, near)
 
 
 @dataclass(frozen=True)
@@ -215,25 +219,27 @@ class _QuasiNewton:
     # what overflows, in single precision or at units far from 1, is not finite, and ends the method
     @np.errstate(over="ignore", divide="ignore", invalid="ignore")
     def run(
-        self, start: np.ndarray, max_iter: int, record: _Record
+        self, start: np.ndarray, max_iter: int, record: _Record, near: float | None
     ) -> tuple[Solution | None, np.ndarray, int]:
         """Iterate: certificate, step, search, gradient."""
-        at = self._start(start)
+        at = self._start(start, near)
         slacks: list[float] = []
         iteration = 0
         for iteration in range(1, max_iter + 1):
-            at = self._inset_adapted(at)
+            inset, at = self.inset, self._inset_adapted(at)
+            if self.inset < 0.5 * inset:  # the size of the coefficients is not known yet
+                slacks.clear()
             slacks.append(self._slack(at))
             if not math.isfinite(slacks[-1]):
                 break
             separates = bool(at.here.margins[self.used].min() > 0)
-            ends = separates or slacks[-1] <= _SAFE * self.inset
-            if ends:
+            if separates or slacks[-1] <= _SAFE * self.inset:
                 solution = self._separator(at) if separates else self._proven(at)
                 if solution is not None:
                     return solution, self._coef(at), iteration
             slow = self._expected(slacks) > max_iter or self._at_floor(slacks)
-            moved = None if ends or slow else self._moved(at)
+            exact = slacks[-1] <= _ROUNDING  # and yet no proof
+            moved = None if separates or exact or slow else self._moved(at)
             if moved is not None:
                 self._remember(at, moved)
                 at = moved
@@ -260,11 +266,11 @@ class _QuasiNewton:
         rate = math.log(slacks[-1 - half] / slacks[-1]) / half
         return len(slacks) + math.log(slacks[-1] / self.inset) / rate if rate > 0 else math.inf
 
-    def _start(self, start: np.ndarray) -> _Point:
+    def _start(self, start: np.ndarray, near: float | None) -> _Point:
         problem = self.problem
         coef = start[0] * self.unit
         scores = self._scores(coef)[None] if start.any() else np.zeros_like(problem.y)
-        intercept = None if start.any() else rules.intercept_at_zero(problem, self.loss)
+        intercept = near if start.any() else rules.intercept_at_zero(problem, self.loss)
         if intercept is None:
             now = problem.evaluate_scores(self.loss, scores, problem.penalty(start))
             intercept = float(now.intercept[0])

@@ -11,29 +11,32 @@ from scipy.special import logsumexp
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import DenseRows, SparseRows
 
-_EVERY = 8  # one of so many rows is in the sample
+_EVERY = 16  # one of so many rows is in the sample
 _LEAST_ENTRIES = 200_000  # entries of the data from which a sample pays
 _LEAST_ROWS = 100  # rows of a sample at least, for each column
 _TOL = 0.1  # gap of the sample's risk, as a share of its columns over its rows
 
 
+def sample_of_rows(rows: DenseRows | SparseRows) -> DenseRows | SparseRows | None:
+    """One of some rows; None where these are few for each column, or have few entries."""
+    n, d = rows.shape
+    if n * d < _LEAST_ENTRIES or n < _EVERY * _LEAST_ROWS * d:
+        return None
+    return type(rows)(rows.X[::_EVERY])
+
+
 def sample_of(problem: RobustProblem) -> RobustProblem | None:
     """The same problem on one of some rows; None where that is no help.
 
-    The minimum of the risk of m of the rows is that of all up to about d / m: data of few rows for
-    each column, or of few entries, are not sampled.
+    The minimum of the risk of m of the rows is that of all up to about d / m.
     """
     rows = problem.rows
-    n, d = rows.shape
-    if (
-        not isinstance(rows, DenseRows | SparseRows)
-        or problem.adversary is not None
-        or n * d < _LEAST_ENTRIES
-        or n < _EVERY * _LEAST_ROWS * d
-    ):
+    if not isinstance(rows, DenseRows | SparseRows) or problem.adversary is not None:
         return None
-    part = slice(None, None, _EVERY)
-    y, log_weight = problem.y[:, part], problem.log_weight[:, part]
+    sample = sample_of_rows(rows)
+    if sample is None:
+        return None
+    y, log_weight = problem.y[:, ::_EVERY], problem.log_weight[:, ::_EVERY]
     used = log_weight > -math.inf
     if not (np.any(used & (y > 0)) and np.any(used & (y < 0))):
         return None
@@ -41,7 +44,7 @@ def sample_of(problem: RobustProblem) -> RobustProblem | None:
         log_weight = log_weight - logsumexp(log_weight, axis=1, keepdims=True)
     else:  # one number in memory for all samples
         log_weight = np.broadcast_to(-np.log(float(y.shape[1])), y.shape)
-    return replace(problem, X=rows.X[part], y=y, log_weight=log_weight)
+    return replace(problem, X=sample.X, y=y, log_weight=log_weight)
 
 
 def sample_tol(sample: RobustProblem, tol: float) -> float:

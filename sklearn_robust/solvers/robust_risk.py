@@ -255,13 +255,15 @@ class _OneProblem:
             )
             if solution is not None:
                 return solution, coef, n_iter
+        near: float | None = None
         if not coef.any():
-            coef = self._sampled_start(coef)
+            coef, near = self._sampled_start(coef)
         if self._against_ball and serves(self.problem):
-            solution, coef, more = self._quasi_newton(coef, before=n_iter)
+            solution, coef, more = self._quasi_newton(coef, before=n_iter, near=near)
             n_iter += more
+            near = near if more == 0 else None
         if solution is None and n_iter < self.max_iter:
-            solution, coef, more = self._newton(coef, before=n_iter)
+            solution, coef, more = self._newton(coef, before=n_iter, near=near)
             n_iter += more
         if solution is None and n_iter < self.max_iter and self._against_ball:
             coef, more = lbfgs(
@@ -293,11 +295,13 @@ class _OneProblem:
             coef = spread(stop.coef, columns, self.problem.n_features)
             raise _Stopped(stop.iteration + before, coef) from None
 
-    def _sampled_start(self, start: np.ndarray) -> np.ndarray:
-        """The minimiser of the risk of a sample of the rows, where there is one that helps."""
+    def _sampled_start(self, start: np.ndarray) -> tuple[np.ndarray, float | None]:
+        """The minimiser of the risk of a sample of the rows and its intercept, where there is one
+        that helps.
+        """
         sample = sample_of(self.problem) if self._against_ball else None
         if sample is None:
-            return start
+            return start, None
         one = replace(
             self,
             problem=sample,
@@ -307,7 +311,9 @@ class _OneProblem:
             record=_Record(Monitoring(0), 0),
         )
         solution, coef, _ = one._search(start)
-        return start if solution is None or solution.separable[0] is not False else coef
+        if solution is None or solution.separable[0] is not False:
+            return start, None
+        return coef, float(solution.intercept[0])
 
     @staticmethod
     def _proves_nothing(solution: Solution | None) -> bool:
@@ -375,7 +381,7 @@ class _OneProblem:
         return self.problem.shares_set and is_ball(self.problem.threat)
 
     def _quasi_newton(
-        self, start: np.ndarray, *, before: int
+        self, start: np.ndarray, *, before: int, near: float | None
     ) -> tuple[Solution | None, np.ndarray, int]:
         """The quasi-Newton method, for no longer than Newton's method takes."""
         return quasi_newton(
@@ -386,20 +392,22 @@ class _OneProblem:
             tol=self.tol,
             certify=self.certified,
             record=self._record_from(before),
+            near=near,
         )
 
-    def _newton(self, start: np.ndarray, *, before: int) -> tuple[Solution | None, np.ndarray, int]:
+    def _newton(
+        self, start: np.ndarray, *, before: int, near: float | None = None
+    ) -> tuple[Solution | None, np.ndarray, int]:
         """Newton's method, after so many iterations of others."""
-        method = newton if self._against_ball else conic_newton
-        return method(
-            self.problem,
-            self.loss,
-            start,
-            max_iter=min(self.max_iter - before, _NEWTON_ITERATIONS),
-            tol=self.tol,
-            certify=self.certified,
-            record=self._record_from(before),
-        )
+        settings: dict[str, Any] = {
+            "max_iter": min(self.max_iter - before, _NEWTON_ITERATIONS),
+            "tol": self.tol,
+            "certify": self.certified,
+            "record": self._record_from(before),
+        }
+        if self._against_ball:
+            return newton(self.problem, self.loss, start, near=near, **settings)
+        return conic_newton(self.problem, self.loss, start, **settings)
 
     def _record_from(self, before: int) -> Callable[..., None]:
         """The record of a solver that starts after so many iterations of others."""

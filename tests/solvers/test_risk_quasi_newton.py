@@ -173,3 +173,16 @@ def test_no_sample_is_attacked(q):
     )
     found = minimise_robust_risk(problem, LOSSES["logistic"], NORM, tol=1e-6)
     assert found.gap[0] <= 1e-6
+
+
+@pytest.mark.usefixtures("alone")
+def test_near_the_radius_of_zero_small_coefficients_do_not_end_it():
+    # the smaller radius is then much smaller, and the weights inside the ball prove little
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((200, 600))
+    y = np.where(X[:, :20].sum(axis=1) + 4 * rng.standard_normal(200) > 0, 1.0, -1.0)
+    problem = RobustProblem.from_data(X, y, q=1, eps=1.0, fit_intercept=True)
+    eps = 0.95 * np.linalg.norm(problem.weighted_sum(problem.class_shares())[0], 1)
+    problem = RobustProblem.from_data(X, y, q=1, eps=float(eps), fit_intercept=True)
+    found = minimise_robust_risk(problem, LOSSES["logistic"], NORM, tol=1e-6)
+    assert found.gap[0] <= 1e-6
