@@ -1,6 +1,7 @@
 """Sphinx configuration. Build: python -m sphinx -W --keep-going -b html docs docs/_build/html."""
 
 import importlib
+import inspect
 import os
 import re
 from pathlib import Path
@@ -97,6 +98,7 @@ sphinx_gallery_conf = {
     "capture_repr": (),
     "backreferences_dir": "generated/backreferences",
     "download_all_examples": False,
+    "write_computation_times": False,
     "show_memory": False,
     "show_signature": False,
     "thumbnail_size": (400, 280),
@@ -106,10 +108,26 @@ sphinx_gallery_conf = {
 def _skip_foreign(
     app: Any, what: str, name: str, member: Any, skip: bool, options: Any
 ) -> bool | None:
-    """Leave out what our classes inherit from scikit-learn and torch: it is documented there."""
+    """Leave out what our classes inherit from scikit-learn, torch and Python: documented there.
+
+    The values True and False, and the fields of a named tuple, have docstrings of Python's.
+    """
+    if isinstance(member, property) and not member.fget.__doc__:
+        return True
+    if type(member).__name__ == "_tuplegetter":
+        return True
     function = member.fget if isinstance(member, property) else getattr(member, "func", member)
     home = getattr(function, "__module__", None)
     return True if home is not None and not home.startswith("sklearn_robust") else None
+
+
+def _source(app: Any, module: str, name: str) -> str | None:
+    """The module that a class is written in where it gives another, that of its methods."""
+    value = getattr(importlib.import_module(module), name.split(".")[0], None)
+    if not inspect.isclass(value) or value.__module__ != module:
+        return None
+    methods = (member for member in vars(value).values() if inspect.isfunction(member))
+    return next((method.__module__ for method in methods), None)
 
 
 def _close_up(app: Any, name: str, source: list[str]) -> None:
@@ -157,4 +175,5 @@ def setup(app: Any) -> None:
     app.connect("builder-inited", _show_first_panels, priority=900)  # after the gallery
     app.connect("build-finished", _pack)
     app.connect("autodoc-skip-member", _skip_foreign)
+    app.connect("viewcode-follow-imported", _source)
     app.connect("source-read", _close_up)

@@ -49,6 +49,7 @@ from sklearn_robust.threats import (
     offers,
     support,
     support_sizes,
+    without_limits,
 )
 
 # sets of samples that differ, up to which each is a slot of the cone program of a Newton step
@@ -352,6 +353,8 @@ def _sets_of_samples(
     parts: list[ClassSets] = []
     for label, threat in zip((-1.0, 1.0), sets, strict=True):
         rows = np.flatnonzero((y == label) & (factors > 0))
+        if isinstance(threat, LpBall) and threat.eps == 0:
+            threat = without_limits(threat, X[rows])  # which refuses samples outside of them
         if _is_nothing(threat) or not len(rows):
             continue
         samples = X[rows]
@@ -375,17 +378,21 @@ def _sets_of_samples(
         for threat, members in distinct:
             radius = np.zeros(len(y))
             radius[members] = 1.0
-            slots.append(Slot(with_cones(threat, X.shape[1]), part.sign, radius))
+            cones = with_cones(threat, X.shape[1], part.threat)
+            slots.append(Slot(cones, part.sign, radius))
     return Slots(tuple(slots))
 
 
-def with_cones(threat: Any, d: int) -> Any:
-    """The threat where it is in cones; an l_q ball with the scale that gives it some."""
+def with_cones(threat: Any, d: int, given: Any = None) -> Any:
+    """The threat where it is in cones; an l_q ball with the scale that gives it some. The one that
+    was given, of which it is the set of a sample, is named otherwise.
+    """
     threat = _with_scale(threat, d)
     if not offers(threat, ConicThreat):
+        name = type(threat if given is None else given).__name__
         raise ValueError(
             f"Training with one set for each sample or class, or with a set that is not symmetric, "
-            f"needs conic of the set, which threat={type(threat).__name__} does not offer: use "
+            f"needs conic of the set, which threat={name} does not offer: use "
             f"l_q balls of q = 1, 2 or inf, boxes, budgets, ellipsoids, or sets that have it."
             f" {see('guide/adversaries')}"
         )

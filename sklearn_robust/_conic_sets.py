@@ -34,7 +34,7 @@ _SHARES = [0.0, *np.geomspace(1e-13, 1.0, 40).tolist()]
 # A set with its size as the unit
 _NO_INTERIOR = 1e-9  # largest slack up to which the set has no interior
 _TIGHT = 1e-6  # slack up to which an inequality of such a set is an equality throughout it
-# singular value, relative to the largest, up to which an equality repeats others
+# singular value, relative to the largest entry, up to which an equality repeats others
 _REPEATED_EQUALITY = 1e-12
 
 _UNIT_ROWS = 512  # unit vectors that are formed at a time
@@ -176,11 +176,11 @@ class ConicRows:
         return found[:-1], float(found[-1])
 
     def with_equalities(self, implied: np.ndarray) -> ConicRows:
-        """The same set with these inequalities as equalities."""
+        """The same set with these inequalities, and rows of whole cones, as equalities."""
         zero, plain = (implied | self.of_kind("zero")), self.of_kind("nonnegative") & ~implied
         parts = [("zero", np.flatnonzero(zero)), ("nonnegative", np.flatnonzero(plain))]
         for kind, at in self.blocks:
-            if kind == "second_order":
+            if kind == "second_order" and not implied[at.start]:
                 parts.append((kind, np.arange(at.start, at.stop)))
         order = np.concatenate([rows for _, rows in parts])
         cones = [(kind, len(rows)) for kind, rows in parts]
@@ -215,6 +215,8 @@ class InteriorSet:
             d = rows.E.shape[1]
             low = rows.slack(point[:d], point[d:]) <= _TIGHT
             implied = low & rows.of_kind("nonnegative")
+            for kind, at in rows.blocks:  # a cone whose axis is 0 is the point 0
+                implied[at] |= kind == "second_order" and low[at.start]
             if not implied.any():
                 break
             rows = rows.with_equalities(implied)
@@ -223,21 +225,22 @@ class InteriorSet:
         held = np.flatnonzero(rows.of_kind("zero"))
         self.E, self.F = (matrix[held].toarray() for matrix in (rows.E, rows.F))
         self.h = rows.h[held]
-        self._back = np.linalg.pinv(np.hstack([self.E, self.F]))
+        self._back = _inverse(np.hstack([self.E, self.F]))
         # the equalities of s alone, and the s of the others that keeps to them
         self._of_s = ~self.E.any(axis=1)
         alone, others = self.F[self._of_s], self.F[~self._of_s]
-        self._to_s_alone = np.linalg.pinv(alone)
+        self._to_s_alone = _inverse(alone)
         kept = np.eye(self.F.shape[1]) - self._to_s_alone @ alone
-        self._to_s = np.linalg.pinv(others @ kept)
+        self._to_s = _inverse(others @ kept, np.max(np.abs(others), initial=0.0))
         self.point = self.point + self._back @ (self.h - np.hstack([self.E, self.F]) @ self.point)
 
     @cached_property
     def equalities_of_x(self) -> tuple[np.ndarray, np.ndarray]:
         """L and l of the equalities L x = l that x obeys whatever s is."""
-        left = np.eye(len(self.h)) - self.F @ np.linalg.pinv(self.F)
+        left = np.eye(len(self.h)) - self.F @ _inverse(self.F)
         directions, sizes, _ = np.linalg.svd(left @ self.E, full_matrices=False)
-        chosen = directions[:, sizes > _REPEATED_EQUALITY * np.max(sizes, initial=0.0)].T @ left
+        largest = np.max(np.abs(self.E), initial=0.0)
+        chosen = directions[:, sizes > _REPEATED_EQUALITY * largest].T @ left
         return chosen @ self.E, chosen @ self.h
 
     def with_s(self, x: np.ndarray, s: np.ndarray) -> np.ndarray:
@@ -269,6 +272,16 @@ class InteriorSet:
 
         share = least_share(lambda share: self.rows.holds(*moved(share), room))
         return moved(1.0 if share is None else share)
+
+
+def _inverse(matrix: np.ndarray, largest: float | None = None) -> np.ndarray:
+    """The pseudoinverse, without singular values that are rounding beside the largest entry."""
+    if largest is None:
+        largest = float(np.max(np.abs(matrix), initial=0.0))
+    U, sizes, V = np.linalg.svd(matrix, full_matrices=False)
+    kept = sizes > _REPEATED_EQUALITY * largest
+    inverse: np.ndarray = (V[kept].T / sizes[kept]) @ U[:, kept].T
+    return inverse
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ def _slots(adversary: Any, d: int) -> Iterator[Slot]:
             for threat, members in part.distinct():
                 radius = np.zeros(adversary.n)
                 radius[members] = 1.0
-                yield Slot(with_cones(threat, d), 1.0, radius)
+                yield Slot(with_cones(threat, d, part.threat), 1.0, radius)
 
 
 def points_of_boxes(total: Vector, weights: Vector, lower: Vector, upper: Vector) -> Vector:

@@ -24,6 +24,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from sklearn_robust._documentation import see
 from sklearn_robust._parameters import check_exponent, check_number
 from sklearn_robust.attacks.linear import class_scores, rival_norms
 from sklearn_robust.metrics.linear_view import linear_view
@@ -134,7 +135,11 @@ class RobustConformalSets:
             Which classes are in the set, in the order of `classes_`.
         """
         if not hasattr(self, "threshold_"):
-            raise ValueError("There is no threshold yet: call conformalize first.")
+            raise ValueError(
+                "There is no threshold yet: call conformalize first, with samples that the "
+                "classifier was not fitted on. "
+                f"{see('guide/proofs', 'sets-that-hold-the-true-class')}"
+            )
         view = linear_view(self.estimator, X, "model")
         return self._nonconformity(view, self.eps) <= self.threshold_
 

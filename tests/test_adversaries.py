@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sklearn_robust._adversaries import Boxes, OwnSets, Slot, Slots
+from sklearn_robust._adversaries import Boxes, OwnSets, Slot, Slots, resolve
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -168,7 +168,7 @@ def one_hot(n):
         (LpBall(2, {"malware": 0.1}), {}, "eps must hold a radius for each class"),
         (LpBall(2, 0.1), {"sample_radius": [1.0]}, "sample_radius must hold .* each of the 30"),
         (LpBall(2, 0.1), {"sample_radius": np.full(30, -1.0)}, "sample_radius must hold a finite"),
-        (LpBall(3, 0.1, clip=(-2, 2)), {}, "needs conic of the set, which threat=LimitedBalls"),
+        (LpBall(3, 0.1, clip=(-2, 2)), {}, "needs conic of the set, which threat=LpBall"),
         (LpBall(2, 0.1).only("spam"), {}, "names the class 'spam'"),
     ],
 )
@@ -231,3 +231,12 @@ def test_rows_without_an_array_are_refused(data):
     with pytest.raises((TypeError, ValueError), match="set for each sample or class"):
         RobustProblem.from_data(Products(X), y, threat=Box(LOWER, UPPER), fit_intercept=True)
     assert replace(problem_of(X, y, LpBall(2, 0.1)), fit_intercept=False).adversary is None
+
+
+def test_a_class_of_radius_0_has_no_sets_within_limits():
+    X, y = np.random.default_rng(0).uniform(-1, 1, (6, 2)), np.resize([1.0, -1.0], 6)
+    threat = LpBall(2, {-1.0: 0.0, 1.0: 0.2}, clip=(-1, 1))
+    _, adversary = resolve(threat, X, y, [-1.0, 1.0], None)
+    assert len(adversary.slots) == 3
+    with pytest.raises(ValueError, match="clip must hold every sample"):
+        resolve(threat, np.where(y[:, None] < 0, 2.0, X), y, [-1.0, 1.0], None)

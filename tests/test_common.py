@@ -17,7 +17,7 @@ from sklearn_robust import (
 OTHERS = [
     RobustLinearClassifierCV(2, eps=0.1, threat_eps=0.1, threat_q=2, cv=2, solver="exact"),
     MinNormRobustClassifier(),
-    RobustDiagonalNet(max_iter=60),
+    RobustDiagonalNet(max_iter=15),
     RobustMLPClassifier(batch_size=None, max_iter=15, attack_steps=1),
     RobustNetClassifier(
         p_algo=math.inf, loss="exponential", batch_size=None, max_iter=15, attack_steps=1
@@ -26,11 +26,11 @@ OTHERS = [
 
 # further settings of estimators that pass every check: these checks fit and look at the results
 SETTINGS = [
-    RobustLinearClassifier(p_algo=1, loss="logistic", solver="steepest_descent", max_iter=20),
+    RobustLinearClassifier(p_algo=1, loss="logistic", solver="steepest_descent", max_iter=5),
     RobustLinearClassifier(p_algo=math.inf, q_pert=2, max_iter=30),
     RobustLinearClassifier(solver="exact"),
-    RobustLinearClassifier(q_pert=1, device="cpu", max_iter=20),
-    RobustDiagonalNet(depth=3, q_pert=2, loss="logistic", max_iter=20),
+    RobustLinearClassifier(q_pert=1, device="cpu", max_iter=5),
+    RobustDiagonalNet(depth=3, q_pert=2, loss="logistic", max_iter=5),
     MinNormRobustClassifier(p=1, eps=0.01),
 ]
 CHECKS_OF_RESULTS = {

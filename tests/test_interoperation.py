@@ -307,7 +307,8 @@ def logged(again, model, X, **_):
         ("shap", "shap", shapley_values),
         ("MAPIE", "mapie", prediction_sets),
         ("skore", "skore", reported),
-        ("mlflow", "mlflow", logged),
+        # mlflow warns of its own type hints and of SQLAlchemy
+        pytest.param("mlflow", "mlflow", logged, marks=pytest.mark.filterwarnings("ignore")),
     ],
 )
 def test_recipes_of_the_guide(name, module, check, tmp_path, monkeypatch):

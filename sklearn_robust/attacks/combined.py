@@ -81,17 +81,15 @@ def ensemble(
     check_number(n_restarts, "n_restarts", low=1, integer=True)
     threat: dict[str, Any] = {"eps": eps, "q": q, "clip": clip, "scale": scale}
     options = {**threat, **search_options}
-    first = apgd(model, X, y, loss="cross_entropy", n_steps=n_steps or _STEPS, **options)
+    steps, steps_of_two = (_STEPS, _STEPS_OF_TWO) if n_steps is None else (n_steps, n_steps)
+    first = apgd(model, X, y, loss="cross_entropy", n_steps=steps, **options)
     if is_linear(model):
         return first  # the exact worst case
     margins, n_classes = judged(model, first, y)
     options.update(
-        {"n_steps": n_steps or _STEPS, "n_restarts": n_restarts, "n_targets": n_targets}
+        {"n_steps": steps, "n_restarts": n_restarts, "n_targets": n_targets}
         if n_classes > 2
-        else {
-            "n_steps": n_steps or _STEPS_OF_TWO,
-            "n_restarts": max(n_restarts, _RESTARTS_OF_TWO),
-        }
+        else {"n_steps": steps_of_two, "n_restarts": max(n_restarts, _RESTARTS_OF_TWO)}
     )
     finish = search_options.get("stop_when_broken", True)
     rows = np.flatnonzero(margins > 0) if finish else np.arange(len(margins))

@@ -75,7 +75,7 @@ def average_score(
     reduction = DaskReduction(current_client(client), read_chunks(X, y, sample_weight))
     right, total = reduction.total(_Right(estimator, scorer))
     if total == 0:
-        raise ValueError("sample_weight must not be all zero.")
+        raise ValueError("sample_weight must not be all zero. Use None for equal weights.")
     return float(right / total)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
+from sklearn_robust._documentation import see
 from sklearn_robust.callbacks import PathRecorder
 from sklearn_robust.inspection._implicit_bias import implicit_bias_report
 from sklearn_robust.inspection._style import style
@@ -230,7 +231,7 @@ def _curve(name: str, recorder: PathRecorder, separator: Any) -> ConvergenceCurv
     if not history:
         raise ValueError(
             f"The recorder {name!r} holds no path: it saw no fit, or one without iterations, such "
-            f"as solver='exact'."
+            f"as solver='exact'. Use solver='steepest_descent', and fit. {see('guide/callbacks')}"
         )
     gap = history["gap"]
     return ConvergenceCurve(

@@ -202,8 +202,14 @@ class RobustAccuracyDisplay:
             if is_linear(classifiers[name])
         }
         if eps is None and not radii:
-            largest = max(classifier.threat_.eps for classifier in classifiers.values())
-            grid = np.linspace(0, 2 * largest, _NETWORK_POINTS)
+            sets = [classifier.threat_ for classifier in classifiers.values()]
+            trained = [one.eps for one in sets if isinstance(one, LpBall) and not one.by_class]
+            if not trained:
+                raise ValueError(
+                    "eps must be given: the networks were trained against no l_q ball of one "
+                    "radius, which would say how far to draw."
+                )
+            grid = np.linspace(0, 2 * max(trained), _NETWORK_POINTS)
         else:
             grid = _radii_to_draw(eps, radii.values())
         curves = [

@@ -85,7 +85,9 @@ def read_summed_problem(
     if survey.feature_names is not None:
         model.feature_names_in_ = survey.feature_names
     if not survey.weights.any():
-        raise ValueError("sample_weight of X must not be all zero.")
+        raise ValueError(
+            "sample_weight of X must not be all zero: give at least one sample a positive weight."
+        )
     factors = class_factors(getattr(model, "class_weight", None), survey)
     classes = positive_classes(survey, factors)
     require_two_classes(model, classes)

@@ -42,7 +42,7 @@ def averaged_over_slices(score: Callable[..., float]) -> Callable[..., float]:
                 total += share * score(estimator, _safe_indexing(X, at), **{**options, **part})
                 total_weight += share
         if total_weight == 0:
-            raise ValueError("sample_weight must not be all zero.")
+            raise ValueError("sample_weight must not be all zero. Use None for equal weights.")
         return total / total_weight
 
     return sliced

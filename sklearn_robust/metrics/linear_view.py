@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import _safe_indexing, check_consistent_length, indexable
-from sklearn.utils.validation import _get_feature_names
+from sklearn.utils.validation import _get_feature_names, _num_samples
 
 from sklearn_robust._documentation import see
 from sklearn_robust._parameters import (
@@ -179,7 +179,9 @@ def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
     """
     check_choice(space, "space", SPACES)
     refuse_lazy(X=X)
-    few = _safe_indexing(indexable(X)[0], slice(16))  # rows of any kind of X
+    rows = indexable(X)[0]
+    # rows of any kind of X; scikit-learn 1.8 takes no more of them than there are
+    few = _safe_indexing(rows, slice(min(16, _num_samples(rows))))
     scores = deciding_scores(estimator, few)
     steps, classifier = unwrapped(estimator)
     at_classifier = transformed(steps, X)

@@ -334,11 +334,11 @@ class RobustNetBase(
         eps, q, clip, scale = self._sets.of_samples(rows.reshape(x.shape), index).values()
         if np.ndim(eps):
             eps = torch.as_tensor(eps).to(x)
+        region = Region(x, q, eps, clip, scale)  # names the features as they are in its errors
         z = self._coordinates
         if z is not None:
             x = inputs(self.module_, z.rows(rows), self.input_shape_)
-            clip, scale = z.clip(clip), z.scale(scale)
-        region = Region(x, q, eps, clip, scale)
+            region = Region(x, q, eps, z.clip(clip), z.scale(scale))
         y = torch.as_tensor(index, device=x.device)
         return Samples(x, y, torch.as_tensor(weight, device=x.device, dtype=x.dtype), region)
 

@@ -76,7 +76,7 @@ class Progress:
         if share > _FITTED:
             self._warn(
                 f"after max_iter={self.settings.max_iter} epochs the robust training risk is "
-                f"{100 * share:.0f} % of that of constant scores, which know no feature: "
+                f"{100 * share:.3g} % of that of constant scores, which know no feature: "
                 f"{figures}. "
                 f"Such an eps may leave no better classifier; lower it, or increase max_iter, "
                 f"learning_rate or the size of the network."

@@ -28,8 +28,11 @@ def _or(value: Any, check: Check) -> Check:
 
 
 def _check_optimizer(value: Any, name: str) -> None:
-    if not callable(value):
-        check_choice(value, name, ("steepest_descent",))
+    if not (callable(value) or (isinstance(value, str) and value == "steepest_descent")):
+        raise ValueError(
+            f"{name} must be 'steepest_descent' or a class of torch optimisers, such as "
+            f"torch.optim.Adam, got {value!r}."
+        )
 
 
 def _check_options(value: Any, name: str) -> None:

@@ -351,6 +351,7 @@ class RobustnessMixin:
 
         `radius` is that of a ball where neither eps nor the threat of training has one.
         """
+        check_is_fitted(self)
         given = eps is not None or q is not None or not is_training(scale)
         if threat is not None:
             if given:

@@ -64,8 +64,10 @@ class CutBalls:
         eps = float(self.radii[0]) if same else self.radii[index]
         limits = self._limits(inputs.reshape(len(inputs), -1))
         if limits is not None:
-            shapes = (), inputs.shape[1:], inputs.shape
-            limits = tuple(np.reshape(end, shapes[np.ndim(end)]) for end in limits)
+            shapes = {1: inputs.shape[1:], 2: inputs.shape}
+            limits = tuple(
+                np.reshape(end, shapes[np.ndim(end)]) if np.ndim(end) else end for end in limits
+            )
         return {"eps": eps, "q": self.q, "clip": limits, "scale": self.scale}
 
     def _limits(self, rows: np.ndarray) -> Any:

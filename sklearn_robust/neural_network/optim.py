@@ -235,10 +235,11 @@ class SteepestDescent(torch.optim.Optimizer):
 
 def check_geometry(p: Any, name: str) -> float | str:
     """An exponent in [1, inf], or "spectral"."""
-    if isinstance(p, str):
-        check_choice(p, name, ("spectral",))
-        return p
-    return check_exponent(p, name)
+    if not isinstance(p, str):
+        return check_exponent(p, name)
+    if p != "spectral":
+        raise ValueError(f"{name} must be a real number in [1, inf] or 'spectral', got {p!r}.")
+    return p
 
 
 def euclidean(tensors: list[Tensor]) -> float:

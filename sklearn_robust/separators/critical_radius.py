@@ -162,6 +162,9 @@ def max_margin(
     check_number(tol, "tol", low=0, strict=True)
     if read_threat(threat, q, 0.0, scale) is not None:
         of_threat = read_problem_of_threat(X, y, threat, fit_intercept, sample_radius)
+        if not np.any(of_threat.radius):  # the ball {0}, in a form that has multiples
+            still = LpBall(math.inf, 1.0, np.zeros(of_threat.n_features))
+            of_threat = replace(of_threat, threat=still, radius=of_threat.radius + 1)
         found = _critical_factor(of_threat, tol)
         warn_of_gap(found.relative_gap, tol)
         return found.on(X, y, threat, sample_radius, is_factor=True)

@@ -24,7 +24,7 @@ from sklearn_robust._conic_sets import (
 )
 from sklearn_robust._own_sets import OwnSets
 from sklearn_robust._sign_split import SplitForm
-from sklearn_robust.certificates import Certified, best_intercept
+from sklearn_robust.certificates import Certified, best_intercept, cancelling_weights
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -38,9 +38,10 @@ _SLOW_RATIO = 0.01  # relative growth of the factor, in units of tol, up to whic
 _LEAST_FACTOR = 1e-9  # from which it starts where nothing separates at factor 1
 # relative excess over the best factor at which weights are sought that bound it
 _BEYOND = (0.5e-8, 1e-6, 1e-4)
-_TOUCHES = (
-    1e-9  # smallest margin without adversary, relative to the largest score, that counts as 0
-)
+# smallest margin without adversary, relative to the largest score, and share of the largest
+# coefficient, that count as 0
+_TOUCHES = 1e-9
+_HELD = 1e-9  # share of a direction that sets may move, from rounding, where they hold it
 _FACTOR_STEPS = 60  # Newton steps at most to the root that is the factor of a predictor
 
 
@@ -79,6 +80,7 @@ def largest_factor(problem: RobustProblem, tol: float) -> Certified:
     for _ in range(_MOST_RATIOS):
         if found.margin <= 0:
             break
+        found = _cleared(part, found)
         ratio = _own_factor(part, found.coef)
         best = replace(found, margin=ratio, bound=math.inf).merged(best)
         if ratio == math.inf or ratio <= factor * (1 + _SLOW_RATIO * tol):
@@ -115,11 +117,34 @@ def _at_factor(problem: RobustProblem, factor: float, tol: float) -> tuple[Certi
     at = replace(problem, radius=np.full(1, factor))
     if not isinstance(at.adversary, Boxes):
         found, points = solve_on_all_rows(at, _NORM, tol)
-        return found, factor * _least_multiple(at, slots_of(at), found.weights, points)
-    form = SplitForm(at, scaled=False)
+        slots = slots_of(at)
+        found = _cancelling(at, found, _unmoved(slots, at.n_features))
+        return found, factor * _least_multiple(at, slots, found.weights, points)
+    form, boxes = SplitForm(at, scaled=False), at.adversary
     found, _ = solve_on_all_rows(form.as_problem(at), _NORM, tol)
-    bound = _least_factor_of_boxes(at, at.adversary, found.weights)
+    still = (boxes.positive == 0).all(axis=0) & (boxes.negative == 0).all(axis=0)
+    found = _cancelling(at, found, np.eye(at.n_features)[still])
+    bound = _least_factor_of_boxes(at, boxes, found.weights)
     return certify_direction(at, _NORM, form.coef(found.coef), found), bound
+
+
+def _unmoved(slots: list[ConicSlot], d: int) -> np.ndarray:
+    """Directions (m, d) along which no set moves a sample: those of features, and others."""
+    if not slots:
+        return np.eye(d)
+    rows = [slot.set.equalities_of_x[0] for slot in slots]
+    held = np.mean([np.linalg.pinv(L) @ L for L in rows], axis=0)
+    still = np.diag(held) > 1 - _HELD
+    held[still], held[:, still] = 0.0, 0.0
+    sizes, directions = np.linalg.eigh(held)
+    return np.vstack([np.eye(d)[still], directions.T[sizes > 1 - _HELD]])
+
+
+def _cancelling(problem: RobustProblem, found: Certified, directions: np.ndarray) -> Certified:
+    """With weights moved the little that makes the rows cancel along some directions."""
+    along = replace(problem, X=problem.X @ directions.T)
+    weights = cancelling_weights(along, found.weights, np.arange(len(directions)))
+    return replace(found, weights=weights)
 
 
 def _least_multiple(
@@ -169,6 +194,18 @@ def _terms(problem: RobustProblem, coef: np.ndarray) -> tuple[np.ndarray, np.nda
     scores = problem.signed_scores(coef[None])
     penalties = replace(problem, radius=np.ones(1)).penalties(coef[None])
     return scores, np.broadcast_to(penalties, scores.shape)
+
+
+def _cleared(problem: RobustProblem, found: Certified) -> Certified:
+    """With 0 for the coefficients that are small beside the others, where the predictor then
+    separates and the sets take nothing.
+    """
+    sizes = problem.sizes(found.weights[None])[0] * np.abs(found.coef)
+    coef = np.where(sizes > _TOUCHES * sizes.max(), found.coef, 0.0)
+    scores, penalties = _terms(problem, coef)
+    smallest = best_intercept(scores, problem.classes)[1][0]
+    separates = smallest > _TOUCHES * np.abs(scores).max()
+    return replace(found, coef=coef) if separates and not penalties.any() else found
 
 
 def _own_factor(problem: RobustProblem, coef: np.ndarray) -> float:

@@ -108,13 +108,18 @@ class Solution(Point):
 _ARRAYS = [f.name for f in fields(Solution) if f.name not in ("separable", "history")]
 
 
+_ROUNDING = 1e-13  # rounding of the logarithm of a bound
+
+
 def risk_gap(log_bound: float, log_risk: float) -> float:
     """The relative gap 1 - (lower bound on the risk) / risk, from their logarithms; 1 without a
     bound.
 
-    Below zero only by rounding: a bound that exceeds the risk by more is false, and shows.
+    A bound that exceeds the risk by rounding leaves no gap; one that exceeds it by more is false,
+    and shows as a negative gap.
     """
-    return -math.expm1(min(log_bound - log_risk, 1.0))
+    excess = log_bound - log_risk
+    return 0.0 if 0 < excess <= _ROUNDING else -math.expm1(min(excess, 1.0))
 
 
 def problem_to_numpy(problem: RobustProblem) -> RobustProblem:

@@ -183,9 +183,11 @@ class CappedBall:
 
     @available_if(_has_cones)
     def conic(self) -> ConicSet:
-        """The set of one sample in cones."""
+        """The set of one sample in cones: a row for each limit within the reach of the ball."""
         scale = np.ones(len(self.lower)) if self.scale is None else np.asarray(self.scale)
-        lower, upper = np.asarray(self.lower), np.asarray(self.upper)
+        reach = float(self.eps) * scale
+        lower = np.where(np.asarray(self.lower) > -reach, self.lower, -np.inf)
+        upper = np.where(np.asarray(self.upper) < reach, self.upper, np.inf)
         return stacked([ball_rows(self.q, float(self.eps), scale), box_rows(lower, upper)])
 
     def _room(self, v: Array) -> Array:

@@ -74,6 +74,8 @@ def test_types_and_linear_classifiers():
     )
     with pytest.raises(ValueError, match="n_targets must be an integer >= 1, got 0"):
         ensemble(module, X, y, eps=0.1, n_targets=0)
+    with pytest.raises(ValueError, match="n_steps must be an integer >= 1, got 0"):
+        ensemble(module, X, y, eps=0.1, n_steps=0)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

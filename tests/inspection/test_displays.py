@@ -122,6 +122,9 @@ class TestRobustAccuracy:
             network, X, y, attack="pgd", n_steps=1, method="interval"
         )
         assert alone.lines_[0].get_xdata()[-1] == pytest.approx(0.2)
+        network.threat_ = Box(-0.1, 0.1)
+        with pytest.raises(ValueError, match="eps must be given"):
+            RobustAccuracyDisplay.from_estimator(network, X, y)
 
     def test_from_predictions(self, cancer):
         X, y, models = cancer

@@ -19,11 +19,21 @@ from sklearn_robust.separators import (
     min_norm_separator,
 )
 from sklearn_robust.separators.largest_factor import largest_factor
-from sklearn_robust.threats import Box, Ellipsoid, FeatureBudget, LpBall, Relations
+from sklearn_robust.threats import (
+    Box,
+    Ellipsoid,
+    FeatureBudget,
+    LinearImage,
+    LpBall,
+    Nothing,
+    Relations,
+)
 
 D = 5
 U = np.linspace(0.05, 0.2, D)
 COVARIANCE = 0.01 * (np.eye(D) + 0.3)
+THREE = np.arange(D + 3) < 3
+CROSSED = np.vstack([np.random.default_rng(0).normal(size=(D, 3)), np.zeros((3, 3))])
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +194,10 @@ def test_infinite_and_zero_factors(data):
     separable_by_last = np.column_stack([X[:, :4], 3.0 * y])
     endless = max_margin(separable_by_last, y, threat=alone, fit_intercept=True)
     assert endless.margin == math.inf
+    assert max_margin(X, y, threat=Nothing(), fit_intercept=True).margin == math.inf
+    few = max_margin(separable_by_last, y, threat=FeatureBudget(1, 1.0 - np.eye(5)[4]))
+    assert few.margin == math.inf
+    assert not few.coef[:4].any()
     mixed = np.where(np.arange(40) % 2, 1, -1)
     nothing = max_margin(X, mixed, threat=SETS["box"][0], fit_intercept=True)
     assert nothing.margin == 0
@@ -209,6 +223,18 @@ def test_the_critical_factor_where_the_closest_samples_are_safe(threat, fit_inte
     radius = np.array([0.0, 0.0, 1.0, 1.0])
     found = max_margin(X, y, threat=threat, sample_radius=radius, fit_intercept=fit_intercept)
     assert found.margin == pytest.approx(factor, rel=1e-7)
+    assert found.relative_gap <= 1e-8
+
+
+@pytest.mark.parametrize(
+    "threat",
+    [Box(-0.1 * THREE, 0.2 * THREE), LinearImage(LpBall(2, 0.1), CROSSED)],
+)
+def test_a_critical_factor_beside_features_that_do_not_move(data, threat):
+    X, y = data
+    category = np.eye(3)[np.random.default_rng(1).integers(0, 3, 40)]
+    found = max_margin(np.hstack([X, category]), y, threat=threat, fit_intercept=True)
+    assert 0 < found.margin < math.inf
     assert found.relative_gap <= 1e-8
 
 

@@ -396,3 +396,21 @@ def test_a_minimiser_at_infinity_is_certified():
     solution = minimise_joint_risk(problem, LOSSES["exponential"])
     assert np.abs(solution.coef).max() > 100
     assert solution.gap < 1e-6
+
+
+@pytest.mark.parametrize("other", [OneHot([[2, 3]]), LpBall(2, 0.0, [1, 1, 0, 0])])
+def test_a_choice_beside_no_move_is_the_other_set(other):
+    """At radius 0.7 no category changes: the set has equalities that repeat each other."""
+    rng = np.random.default_rng(0)
+    y = np.arange(20) % 2
+    X = np.hstack([rng.normal(size=(20, 2)) + 0.5 * y[:, None], np.eye(2)[rng.integers(0, 2, 20)]])
+    ball, radius = LpBall(2, 0.3, [1, 1, 0, 0]), np.full(20, 0.7)
+    found, expected = (
+        minimise_joint_risk(
+            JointProblem.from_data(X, y, threat=one, fit_intercept=True, sample_radius=radius),
+            LOSSES["logistic"],
+        )
+        for one in (ball | other, ball)
+    )
+    assert found.gap < 1e-7
+    assert found.log_risk == pytest.approx(expected.log_risk, abs=1e-7)

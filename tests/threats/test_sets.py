@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sklearn_robust.threats import Box, FeatureBudget, LpBall, bind
+from sklearn_robust.threats._programs import Program
 
 FAMILIES = [
     "ball_1",
@@ -102,6 +103,14 @@ def test_limits_are_kept_in_floating_point():
         assert (moved >= low).all()
         assert (moved <= high).all()
         assert (moved == high).any()
+
+
+def test_limits_out_of_reach_have_no_rows():
+    ball, x = LpBall(1, 0.2, np.ones(3)), np.array([0.0, 0.5, 0.95])
+    within = LpBall(1, 0.2, np.ones(3), clip=(-30, 1)).at(x)
+    assert len(within.conic().h) == len(ball.conic().h) + 1
+    v = np.array([1.0, 2.0, 5.0])
+    assert Program(within.conic()).worst(v)[1] == pytest.approx(within.support(v), abs=1e-8)
 
 
 def test_an_intersection_with_limits_is_that_of_a_sample():
