@@ -167,7 +167,8 @@ def warn_if_constant(estimator: Any, fit: AnyFit, solution: Solution) -> None:
     if not (ball or offers(problem.threat, ProximalThreat)):
         return  # the radius is not known
     radius = float(constant_radii(problem, fit.loss)[0])
-    if np.any(problem.radius < (1 - RISK_TOL) * radius):
+    # the gap of zero is about the square of the distance to that radius, as a share of it
+    if np.any(problem.radius < (1 - RISK_TOL**0.5) * radius):
         return
     threat = estimator.threat_
     if ball:

@@ -54,6 +54,7 @@ _STEPS_A_FACE = 4  # steps at most, for each face that an active-set method migh
 _FACES_A_STEP = 4  # at q = 2 one step does as much for the risk as so many faces
 _MAX_SUM_STEPS = 100  # Newton steps at most in `_split_sum`, which takes a few
 
+_EUCLIDEAN = LpNorm(2)
 
 _Clip = Callable[[np.ndarray], np.ndarray]
 
@@ -115,7 +116,8 @@ def minimise_model(
     level = eps * float(norm.value(coef))
     diagonal = hessian.coef.diagonal()
     if not (diagonal > 0).all():
-        diagonal = np.where(diagonal > 0, diagonal, 1.0)
+        largest = float(diagonal.max())
+        diagonal = np.where(diagonal > 0, diagonal, largest if largest > 0 else 1.0)
     A = hessian.coef.copy()
     A.flat[:: len(A) + 1] += damping * diagonal
     # p0 and rho0: Z^T a' and sum a' at x = 0 and penalty 0, the intercept eliminated
@@ -479,6 +481,7 @@ class _SmoothNorm:
             x = self._along_steepest_ray(unpenalised)
             value = float(model.value(x))
         factor: np.ndarray | None = None
+        root = np.sqrt(model.diagonal)
         last = math.inf
         stalled = 0
         for _ in range(max_steps):
@@ -486,7 +489,8 @@ class _SmoothNorm:
             factor, ahead = self._step(x, factor)
             whole = ahead(_SHARES[:1])[0]
             before = value
-            change = math.sqrt(model.diagonal @ (whole - x) ** 2 / (model.diagonal @ x**2))
+            moved, reached = _EUCLIDEAN.value(root * np.stack([whole - x, x])).tolist()
+            change = moved / reached if reached > 0 else math.inf
             x, value = model.downhill(x, ahead, value)
             if change <= (_CONVERGES if fresh and model.norm.p == 2 else _CONVERGED):
                 return x, True

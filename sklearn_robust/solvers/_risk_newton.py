@@ -443,8 +443,9 @@ class _Newton:
         """The target, if the model's weights a' = a - C delta prove it to the tolerance."""
         hessian = self.hessian
         target = step.target
-        least_gap = _LEAST_GAP * step.predicted_decrease**2
-        close = step.predicted_decrease <= rules.CLOSE_DECREASE and least_gap <= self.tol
+        # the square of a decrease from far away may be out of range
+        decrease = min(step.predicted_decrease, 1.0)
+        close = decrease <= rules.CLOSE_DECREASE and _LEAST_GAP * decrease**2 <= self.tol
         if not step.settled or not close or hessian is None:
             return None
         for _ in range(rules.MAX_REFINEMENTS):

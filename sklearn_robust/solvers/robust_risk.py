@@ -173,21 +173,24 @@ class _Record:
 
 @dataclass(frozen=True)
 class _RecordOfColumns:
-    """The record of a problem on some of the columns, after so many iterations of others."""
+    """The record of a problem on some of the columns, after so many iterations of others.
 
-    whole: _Record | _RecordOfColumns
+    What weights prove there they need not prove of all columns: certificates are of the whole.
+    """
+
+    whole: _OneProblem
     columns: np.ndarray
-    n_features: int
     before: int
 
     def due(self, iteration: int) -> bool:
         """Whether this iteration is recorded or shown."""
-        return self.whole.due(self.before + iteration)
+        return self.whole.record.due(self.before + iteration)
 
     def __call__(self, iteration: int, state: Solution, *, last: bool = False) -> bool:
         """Record and show the figures of an iteration; whether a monitor stops the solver."""
-        coef = spread(state.coef, self.columns, self.n_features)
-        return self.whole(self.before + iteration, replace(state, coef=coef), last=last)
+        whole = self.whole
+        coef = spread(state.coef, self.columns, whole.problem.n_features)
+        return whole.record(self.before + iteration, whole.certified(coef), last=last)
 
 
 @dataclass(frozen=True)
@@ -287,7 +290,7 @@ class _OneProblem:
         self, part: RobustProblem, start: np.ndarray, columns: np.ndarray, before: int
     ) -> tuple[Solution | None, np.ndarray, int]:
         """The minimiser on some columns, from a start there, after so many iterations."""
-        record = _RecordOfColumns(self.record, columns, self.problem.n_features, before)
+        record = _RecordOfColumns(self, columns, before)
         one = replace(self, problem=part, max_iter=self.max_iter - before, record=record)
         try:
             return one._search(start)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import matplotlib
@@ -27,6 +28,8 @@ from sklearn_robust import (
     make_teacher_classification,
     training_radii,
 )
+from sklearn_robust.linear_model import fitting
+from sklearn_robust.solvers.robust_risk import minimise_robust_risk
 
 matplotlib.use("Agg")
 
@@ -215,6 +218,19 @@ def test_a_radius_at_which_nothing_is_learnt_is_named(kind, q, fit_intercept, ga
     assert not model.coef_.any()
     # and no warning
     assert kind(q_pert=q, eps=0.99 * radius, fit_intercept=fit_intercept).fit(X, y).coef_.any()
+
+
+def test_a_constant_classifier_within_the_tolerance_is_named(gaussian, monkeypatch):
+    def minimise(problem, *args, **settings):
+        larger = replace(problem, radius=(1 + 2e-5) * problem.radius)
+        return minimise_robust_risk(larger, *args, **settings)
+
+    monkeypatch.setattr(fitting, "minimise_robust_risk", minimise)
+    X, y = gaussian(60, 3, noise=2.0)
+    radius = abs(X[y > 0].mean(axis=0) - X[y < 0].mean(axis=0)).max() / 2
+    with pytest.warns(ConstantClassifierWarning, match=f"from the radius {radius:.4g} on"):
+        model = RobustLinearClassifier(eps=(1 - 1e-5) * radius).fit(X, y)
+    assert not model.coef_.any()
 
 
 def test_the_radius_is_that_of_weights_scales_and_classes(gaussian):

@@ -85,6 +85,16 @@ def test_a_monitor_sees_and_stops_all_columns(parts):
     assert not found.converged[0]
 
 
+def test_what_is_recorded_of_few_columns_is_certified_for_all(parts, monkeypatch):
+    monkeypatch.setattr(_risk_columns, "_NEAR_BOUND", 1.0)  # in two rounds
+    X, y = noisy(150, 40, used=4)
+    problem = RobustProblem.from_data(X, y, q=np.inf, eps=0.2, fit_intercept=True)
+    found = minimise_robust_risk(problem, LOSSES["logistic"], NORM, tol=1e-9, record_every=1)
+    assert {3, 4} <= {d for _, d in parts}
+    lower_bounds = (1 - found.history["gap"]) * np.exp(found.history["log_risk"])
+    assert np.all(lower_bounds <= (1 + 1e-12) * np.exp(found.log_risk))
+
+
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
 @pytest.mark.parametrize("kind", ["plain", "sparse", "weights"])

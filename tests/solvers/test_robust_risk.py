@@ -541,3 +541,20 @@ def test_a_category_that_has_one_class_costs_no_certificate(gaussian, loss, q):
     of_others = np.log(others.mean()) + least[0].log_risk[0]
     assert least[1].log_risk[0] == pytest.approx(of_others, abs=2e-8)
     assert least[1].weights[0][~others] == pytest.approx(0, abs=1e-8)
+
+
+def test_a_constant_feature_does_not_count_in_units_far_from_1(gaussian):
+    X, y = gaussian(200, 4, noise=2.0)
+    X[:, 2] = 0.3
+    unit = 1e-102
+    eps = 0.9 * unit * np.linalg.norm(X[y > 0].mean(axis=0) - X[y < 0].mean(axis=0)) / 2
+    problem = RobustProblem.from_data(unit * X, y, q=2, eps=eps, fit_intercept=True)
+    solution = minimise_robust_risk(problem, LOSSES["logistic"], EUCLIDEAN, tol=1e-6)
+    assert_proven(problem, LOSSES["logistic"], solution)
+
+
+def test_a_predicted_decrease_may_have_no_square():
+    X, y, weight = np.full((2, 1), -1e120), np.array([1.0, -1.0]), np.array([1.0, 1e-20])
+    problem = RobustProblem.from_data(X, y, q=2, eps=0.0, fit_intercept=True, sample_weight=weight)
+    solution = minimise_robust_risk(problem, LOSSES["logistic"], EUCLIDEAN)
+    assert_proven(problem, LOSSES["logistic"], solution)
