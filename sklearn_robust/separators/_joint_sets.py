@@ -325,7 +325,7 @@ def _cleared(problem: JointProblem, found: Certified) -> Certified:
     """With 0 for the coefficients that are small beside the others, where the predictor then
     separates and the sets take nothing.
     """
-    coef = found.coef - found.coef.mean(axis=0)  # of which alone the differences count
+    coef = found.coef - found.coef.mean(axis=0)  # the differences alone count
     sizes = np.abs(coef).max(axis=0) * column_sizes(problem.X, centred=problem.fit_intercept)
     coef = np.where(sizes > _TOUCHES * sizes.max(), coef, 0.0)
     if _takes_nothing(problem, coef) and _separates(problem.at_radius(0.0), coef):
