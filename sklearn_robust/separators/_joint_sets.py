@@ -58,7 +58,7 @@ _REFINEMENTS = 3  # Newton steps on the optimality conditions, at most
 _HALVINGS = 60  # halvings of the bracket of a factor
 _MOST_RATIOS = 30  # steps of Dinkelbach's method
 _SLOW_RATIO = 1e-9  # relative growth of the factor up to which it ends
-_LARGEST_FACTOR = 1e100  # of a predictor from which the sets take something
+_LARGEST_FACTOR = 1e100  # sought at most for a predictor from which the sets take something
 # size of a coefficient, relative to the largest, that counts as 0
 _TOUCHES = 1e-9
 _LEAST_FACTOR = 1e-9  # from which it starts where nothing separates at factor 1
