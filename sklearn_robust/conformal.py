@@ -93,6 +93,7 @@ class RobustConformalSets:
         self.confidence_level = confidence_level
         self.eps = check_radius(eps, "eps")
         self.q = check_exponent(q, "q")
+        LpBall(self.q, self.eps, scale)  # which refuses what is no scale
         self.scale = scale
 
     def __repr__(self) -> str:

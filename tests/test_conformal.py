@@ -65,3 +65,5 @@ def test_too_few_samples_give_all_classes_and_bad_levels_are_refused():
     for level in (0, 1, 1.5):
         with pytest.raises(ValueError, match="confidence_level"):
             RobustConformalSets(model, eps=EPS, confidence_level=level)
+    with pytest.raises(ValueError, match="scale must hold a number"):
+        RobustConformalSets(model, eps=EPS, scale="training")

@@ -71,10 +71,11 @@ def test_a_table_of_ones_own(table, capsys):
     arguments = [table, "--target", "good", "--drop", "row", "--eps", "0.2", "--report", report]
     assert main([*map(str, arguments), "--quiet"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].endswith(
+    assert printed[0].endswith("left out: 1 of 160.")
+    assert printed[1].endswith(
         "159 rows, 2 numeric and 2 categorical columns; good: no 83, yes 76."
     )
-    assert printed[1].startswith("Missing values: 17,")
+    assert printed[2].startswith("Missing values: 17,")
     rows = [line.split() for line in printed if line.startswith("0.2 ")]
     assert [row[1] for row in rows] == ["LogisticRegression", "RobustLinearClassifierCV"]
     content = json.loads(report.read_text())
@@ -90,18 +91,23 @@ def test_a_table_of_ones_own(table, capsys):
     [
         ("x;y;label\n1,5;a;01\n2,5;b;1\n", ["x"], ["01", "1"]),
         ("x;y;label\n1.5;a;01\n2.5;b;1\n", ["x"], ["01", "1"]),
-        ("x\ty\tlabel\n1.5\ta\t 0\n2\t1\t1\n", ["x"], ["0", "1"]),
-        ("\ufeffx, y, label\n1, True, no\n, , yes\n", ["x"], ["no", "yes"]),
+        ("x\ty\tlabel\n1,5\ta\t 0\n2\t1\t1\n", ["x"], ["0", "1"]),
+        ("\ufeffx, y, label\n1, True, no \n, , yes\n3, , None\n", ["x"], ["no", "yes"]),
     ],
 )
-def test_tables_of_other_programs(text, numeric, labels, tmp_path):
-    """Each row written five times: between semicolons, with either decimal point, or tabs."""
+def test_tables_of_other_programs(text, numeric, labels, tmp_path, capsys):
+    """Each row written five times: between semicolons, with either decimal point, or tabs. What is
+    read in another way than it may be meant is said.
+    """
     path, lines = tmp_path / "own.csv", text.splitlines(keepends=True)
     path.write_text(lines[0] + 5 * "".join(lines[1:]))
     X, y = own_table._read(str(path), "label", [])
     assert own_table._numeric(X) == numeric
     assert y[:2].tolist() == labels
     assert {type(value) for value in X["y"].dropna()} == {str}
+    printed = capsys.readouterr().out
+    assert ("The comma is taken as the decimal point" in printed) == ("1,5" in text)
+    assert ("left out: 5 of 15" in printed) == ("None" in text)
 
 
 @pytest.mark.parametrize(

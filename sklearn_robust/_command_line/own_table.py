@@ -120,8 +120,14 @@ def _read(path: str, target: str | None, drop: list[str]) -> tuple[DataFrame, Se
             raise UnsuitableTable(
                 f"there is no column {name!r} in {path}, whose first line names: {named}."
             )
-    table = table[table[target].notna()]
-    y = table[target]
+    unlabelled = table[target].isna()
+    if unlabelled.any():
+        print(
+            f"Rows without a label (an empty field, NA, None and the like), which are left out: "
+            f"{unlabelled.sum()} of {len(table)}."
+        )
+    table = table[~unlabelled]
+    y = table[target].str.strip()
     counts = y.value_counts()
     if len(counts) > _MOST_CLASSES:
         raise UnsuitableTable(
@@ -153,7 +159,8 @@ def _read(path: str, target: str | None, drop: list[str]) -> tuple[DataFrame, Se
 def _table(path: str, target: str | None) -> DataFrame:
     """The table between commas, semicolons or tabs, with the labels as they are written.
 
-    Between semicolons the comma may be the decimal point: that which makes more columns numeric is.
+    Between others than commas the comma may be the decimal point: that which makes more columns
+    numeric is.
     """
     import pandas as pd
 
@@ -168,11 +175,14 @@ def _table(path: str, target: str | None) -> DataFrame:
             skipinitialspace=True,
             low_memory=False,
         )
-        for point in (".," if separator == ";" else ".")
+        for point in ("." if separator == "," else ".,")
     ]
     if not isinstance(tables[0].index, pd.RangeIndex):
         raise pd.errors.ParserError("it has more fields in a line than columns")
-    return max(tables, key=lambda table: len(_numeric(table)))
+    best = max(tables, key=lambda table: len(_numeric(table)))
+    if best is not tables[0]:
+        print("The comma is taken as the decimal point.")
+    return best
 
 
 def _numeric(table: DataFrame) -> list[str]:

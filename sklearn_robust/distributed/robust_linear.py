@@ -261,8 +261,8 @@ class RobustLinearClassifier(LocalClassifier):
         -------
         dask array of shape (n_samples, n_features), computed when it is asked for; or ndarray
         """
-        if y is None and is_collection(X):
-            raise ValueError("y must be given with a dask collection: the labels of its rows.")
+        if y is None and (is_collection(X) or not is_distributed(X)):
+            raise ValueError("y must be given: the labels of the rows. Row sources hold theirs.")
         return self._by_chunks("perturb", X, y, **threat)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:

@@ -50,8 +50,8 @@ _SECTIONS = {
     optimizer_params : dict or None, default=None
         Further parameters of the optimiser, such as {"momentum": 0.0}. Steepest descent has
         momentum 0.9 and normalized="rms", with schedule="curvature" momentum 0 and normalized=False
-        for p_algo <= 2; and `norm_over`, of `RobustNetClassifier` with other schedules "tensor",
-        else "all".
+        for p_algo <= 2. `norm_over` is "all", and "tensor" in `RobustNetClassifier` with other
+        schedules.
     attack : {"pgd", "fgsm"} or None, default="pgd"
         The inner maximisation: projected steepest ascent, a single step of it of length eps, or
         none.

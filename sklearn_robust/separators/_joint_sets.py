@@ -36,6 +36,7 @@ from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.separators import _conic_refinement as refinement
 from sklearn_robust.separators import _joint_cuts
+from sklearn_robust.separators._max_margin_form import column_sizes
 from sklearn_robust.separators._worst_points import decide_by_worst_points
 from sklearn_robust.separators.separator import NotSeparableError
 from sklearn_robust.solvers import minimise_joint_risk
@@ -57,6 +58,9 @@ _REFINEMENTS = 3  # Newton steps on the optimality conditions, at most
 _HALVINGS = 60  # halvings of the bracket of a factor
 _MOST_RATIOS = 30  # steps of Dinkelbach's method
 _SLOW_RATIO = 1e-9  # relative growth of the factor up to which it ends
+_LARGEST_FACTOR = 1e100  # sought at most for a predictor from which the sets take something
+# size of a coefficient, relative to the largest, that counts as 0
+_TOUCHES = 1e-9
 _LEAST_FACTOR = 1e-9  # from which it starts where nothing separates at factor 1
 _BEYOND = (
     5e-9,
@@ -287,12 +291,16 @@ def critical_factor(problem: JointProblem, *, bounded: bool = True) -> Certified
     for _ in range(_MOST_RATIOS):
         if found.margin <= 0:
             break
+        found = _cleared(problem, found)
         ratio = _own_factor(problem, found.coef)
         best = replace(found, margin=ratio, bound=math.inf).merged(best)
         if ratio == math.inf or ratio <= factor * (1 + _SLOW_RATIO):
             break
         factor = ratio
-        found = maximise_margin(problem.at_radius(factor), norm, _SLOW_RATIO, most_tries=1)
+        try:
+            found = maximise_margin(problem.at_radius(factor), norm, _SLOW_RATIO, most_tries=1)
+        except RuntimeError:  # the answer so far has its certified gap
+            break
     if best.margin == math.inf:
         return replace(best, solver="cone programs, largest ratio")
     for beyond in _BEYOND if bounded else ():
@@ -313,21 +321,43 @@ def critical_factor(problem: JointProblem, *, bounded: bool = True) -> Certified
     )
 
 
+def _cleared(problem: JointProblem, found: Certified) -> Certified:
+    """With 0 for the coefficients that are small beside the others, where the predictor then
+    separates and the sets take nothing.
+    """
+    coef = found.coef - found.coef.mean(axis=0)  # the differences alone count
+    sizes = np.abs(coef).max(axis=0) * column_sizes(problem.X, centred=problem.fit_intercept)
+    coef = np.where(sizes > _TOUCHES * sizes.max(), coef, 0.0)
+    if _takes_nothing(problem, coef) and _separates(problem.at_radius(0.0), coef):
+        return replace(found, coef=coef)
+    return found
+
+
+def _takes_nothing(problem: JointProblem, coef: Vector) -> bool:
+    """Whether the penalties are 0, or rounding beside their terms."""
+    penalties, sizes = problem.penalties(coef), problem.penalty_sizes(coef)
+    return bool(np.all(penalties <= TERM_ROUNDING * sizes))
+
+
+def _separates(problem: JointProblem, coef: Vector) -> bool:
+    """Whether all margins of a predictor with its best intercepts are positive."""
+    margins = problem.pair_margins(coef, problem.penalties(coef))
+    return bool((best_intercept(margins)[1] if problem.fit_intercept else margins.min()) > 0)
+
+
 def _own_factor(problem: JointProblem, coef: Vector) -> float:
     """The largest factor at which a predictor that separates does so with its best intercepts, by
     bisection.
     """
+    if _takes_nothing(problem, coef):
+        return math.inf
 
     def separates(factor: float) -> bool:
-        at = problem.at_radius(factor)
-        margins = at.pair_margins(coef, at.penalties(coef))
-        return (best_intercept(margins)[1] if at.fit_intercept else margins.min()) > 0
+        return _separates(problem.at_radius(factor), coef)
 
     low, high = 0.0, 1.0
-    while separates(high):
+    while high < _LARGEST_FACTOR and separates(high):
         low, high = high, 2 * high
-        if high > 1 / np.finfo(float).eps:
-            return math.inf
     for _ in range(_HALVINGS):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if separates(middle) else (low, middle)

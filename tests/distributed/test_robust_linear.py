@@ -112,8 +112,9 @@ def test_arrays_with_weights_cut_elsewhere(dask_client, data, monkeypatch):
     moved = model.perturb(*arrays, eps=0.2)
     assert moved.shape == X.shape
     np.testing.assert_allclose(moved.compute(scheduler="sync"), model.perturb(X, y, eps=0.2))
-    with pytest.raises(ValueError, match="y must be given"):
-        model.perturb(lazy)
+    for unlabelled in (lazy, X):
+        with pytest.raises(ValueError, match="y must be given"):
+            model.perturb(unlabelled)
     assert clone(model.set_params(client=dask_client)).client is None
     assert pickle.loads(pickle.dumps(model)).client is None
 

@@ -312,3 +312,32 @@ def test_cuts_and_the_program_of_their_pairs_agree_with_that_of_all(monkeypatch)
     assert 0 < programs[-1].n_pairs < 24 * 3 / 2
     assert found.gap < 1e-8
     np.testing.assert_allclose(found.margin, expected.margin, rtol=1e-8)
+
+
+@pytest.mark.parametrize("size", [1e-20, 0.1])
+def test_the_critical_factor_of_several_classes_is_infinite_against_no_set_alone(size):
+    rng = np.random.default_rng(0)
+    y = np.arange(12) % 3
+    X = 4 * rng.normal(size=(3, 3))[y] + 0.3 * rng.normal(size=(12, 3))
+    found = max_margin(X, y, threat=Box(-size, size / 2), fit_intercept=True, tol=1e-3)
+    assert 0 < size * found.margin < 1e3
+    assert found.relative_gap <= 1e-3
+    beside = np.hstack([X, np.eye(3)[y]])
+    endless = max_margin(beside, y, threat=Box(0.0, size * (np.arange(6) < 2)), fit_intercept=True)
+    assert endless.margin == math.inf
+    assert not endless.coef[:, :2].any()
+
+
+def test_a_program_that_fails_leaves_the_factor_so_far(monkeypatch):
+    X, y = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]]), np.arange(3)
+    problem = JointProblem.from_data(X, y, threat=Box(-1.0, 2.0), fit_intercept=True).in_cones()
+    solve = _joint_sets.maximise_margin
+
+    def failing(at, *given, **options):
+        if at.radius > 1:
+            raise RuntimeError
+        return solve(at, *given, **options)
+
+    monkeypatch.setattr(_joint_sets, "maximise_margin", failing)
+    found = _joint_sets.critical_factor(problem)
+    assert 1 <= found.margin <= found.bound
