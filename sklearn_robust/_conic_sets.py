@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
+from scipy.linalg import pinv
 
 from sklearn_robust._adversaries import Slot, Slots, with_cones
 from sklearn_robust._clarabel import SolverFailure, run_clarabel
@@ -278,9 +279,7 @@ def _inverse(matrix: np.ndarray, largest: float | None = None) -> np.ndarray:
     """The pseudoinverse, without singular values that are rounding beside the largest entry."""
     if largest is None:
         largest = float(np.max(np.abs(matrix), initial=0.0))
-    U, sizes, V = np.linalg.svd(matrix, full_matrices=False)
-    kept = sizes > _REPEATED_EQUALITY * largest
-    inverse: np.ndarray = (V[kept].T / sizes[kept]) @ U[:, kept].T
+    inverse: np.ndarray = pinv(matrix, atol=_REPEATED_EQUALITY * largest, rtol=0.0)
     return inverse
 
 

@@ -437,9 +437,9 @@ class RobustProblem(OnRows):
                 return None
             step = excess / curvature
             intercept = intercept + step
-            if abs(step) <= room:  # the risk does not change by it in any digit
-                moved += step * self.y
-                return Evaluation(intercept, moved, log_risk, weights)
+            if abs(step) <= room:  # the risk does not change by it in any digit, the weights do
+                change = step * self.y
+                return Evaluation(intercept, moved + change, log_risk, weights - c * change)
         return None
 
     @cached_property

@@ -269,7 +269,7 @@ def test_the_path_on_other_arrays(convert):
     found, expected = (
         steepest_descent(one, LOSS, [LpNorm(1)], **options) for one in (problem, dense)
     )
-    np.testing.assert_allclose(found.coef, expected.coef, rtol=1e-6)  # ties of steps grow rounding
+    np.testing.assert_allclose(found.coef, expected.coef, rtol=1e-9)
     np.testing.assert_allclose(found.margin_bound, expected.margin_bound, rtol=1e-9)
 
 

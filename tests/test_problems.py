@@ -82,6 +82,19 @@ def test_evaluate_is_the_loss_at_the_best_intercept(loss, fit_intercept):
 
 
 @each_loss
+@pytest.mark.parametrize("distance", [0.0, 1e-9, 1e-5, 0.1, 3.0])
+def test_a_guess_of_the_intercept_does_not_show(loss, distance):
+    X, y, coef, _, _ = data(k=1, n=30)
+    problem = make(X, y)
+    margins = problem.signed_scores(coef) - problem.penalty(coef)[:, None]
+    exact = problem.evaluate_margins(loss, margins)
+    guessed = problem.evaluate_margins(loss, margins, near=exact.intercept + distance)
+    for name in ("intercept", "margins", "log_risk", "weights"):
+        expected = getattr(exact, name)
+        np.testing.assert_allclose(getattr(guessed, name), expected, rtol=1e-13, atol=1e-14)
+
+
+@each_loss
 def test_evaluate_uses_a_solvers_own_penalty(loss):
     X, y, coef, _, _ = data()
     problem = make(X, y, fit_intercept=False)

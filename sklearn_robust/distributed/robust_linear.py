@@ -119,7 +119,7 @@ class RobustLinearClassifier(LocalClassifier):
     >>> with Client(processes=False, n_workers=1, dashboard_address=":0") as client:
     ...     model = RobustLinearClassifier(eps=0.1, loss="logistic").fit(X, y)
     ...     labels = model.predict(X).compute()
-    >>> model.separable_, model.dual_gap_ <= 1e-6, labels.shape
+    >>> model.separable_, model.dual_gap_ <= 1e-9, labels.shape
     (False, True, (1000,))
     """
 

@@ -159,7 +159,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
     scoring threat.
 
     Where the data of two classes are not separable, each minimiser of the risk starts from that at
-    the next larger radius. It is certified to 1e-6 of the risk, as in a single fit: only a sample
+    the next larger radius. It is certified to 1e-9 of the risk, as in a single fit: only a sample
     that close to the boundary may be scored differently. Several classes have one minimiser of the
     risk for all geometries, that of a single fit to the last digit.
 

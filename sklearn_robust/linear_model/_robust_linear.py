@@ -160,8 +160,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         their separator to this sum. 0 trains on until the certified gap is below `tol`, and scales
         separators to a smallest robust margin of 1.
     tol : float, default=1e-3
-        Certified relative gap to reach: of the margin on separable data, of the risk otherwise,
-        of two classes always to 1e-6 at least.
+        Certified relative gap to reach: of the margin on separable data, of the risk otherwise.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, multiplied with the sample weights; "balanced" gives all classes the
         same sum of them.

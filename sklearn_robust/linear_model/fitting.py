@@ -47,12 +47,10 @@ from sklearn_robust.threats import (
     require,
 )
 
-# Certified relative gap of every minimiser of the risk of two classes, unless tol is smaller: a
-# thousandth of the risk may be most of what a weak signal lowers it by. And so small that the start
-# of a search hardly shows in its minimiser; from a larger gap it is a Newton step or two.
-RISK_TOL = 1e-6
-# With several classes a search ends at tol; this is the least gap that it seeks.
-LEAST_RISK_TOL = 1e-9
+# Certified relative gap of every minimiser of the risk of two classes, unless tol is smaller. So
+# small that the start of the search does not show in the minimiser; from a larger gap it is a
+# Newton step or two. With several classes a search ends at tol, and this is the least gap it seeks.
+RISK_TOL = 1e-9
 _LARGEST_MARGIN = 1e9  # least robust margin of a sample to which a separator is scaled, at most
 
 # The search for a proof of separability, or of its opposite

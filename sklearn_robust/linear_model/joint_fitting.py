@@ -28,7 +28,7 @@ from sklearn_robust.joint_certificates import (
     robust_margin,
 )
 from sklearn_robust.linear_model.fitting import (
-    LEAST_RISK_TOL,
+    RISK_TOL,
     BaseFit,
     Batch,
     Geometry,
@@ -287,7 +287,7 @@ class JointFit(BaseFit[JointProblem]):
             end = minimise_joint_risk(
                 self.problem,
                 self.loss,
-                tol=max(self.tol, LEAST_RISK_TOL),
+                tol=max(self.tol, RISK_TOL),
                 start=start,
                 monitors=monitors,
             )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sklearn_robust.certificates import Certified, relative_gap
-from sklearn_robust.linear_model.fitting import LEAST_RISK_TOL, find_scale
+from sklearn_robust.linear_model.fitting import RISK_TOL, find_scale
 from sklearn_robust.linear_model.joint_fitting import constant_predictor
 from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import SummableLoss
@@ -78,7 +78,7 @@ class SummedJointFit:
             end = minimise_summed_joint_risk(
                 self.problem,
                 self.loss,
-                tol=max(self.tol, LEAST_RISK_TOL),
+                tol=max(self.tol, RISK_TOL),
                 start=self.start,
                 monitors=monitors,
                 record=record,

@@ -62,8 +62,9 @@ _MAX_RATIO_ENTRIES = 100_000  # entries of X up to which it refines the answers 
 # size of a coordinate of Z^T a, relative to the sum of its terms' sizes, up to which weights are
 # moved to make it 0
 _CANCELLING = 1e-6
-# relative excess over the best ratio of the radii at which weights are sought that bound it
-_BEYOND_RATIO = (0.5 * DEFAULT_TOL, 1e-6, 1e-4)
+# relative distance from the best ratio of the radii at which weights are sought that bound it: from
+# below those of a smooth norm do to the square of the distance, from beyond all do to the distance
+_NEAR_RATIO = (-1e-5, 0.5 * DEFAULT_TOL, 1e-6, 1e-4)
 
 
 def max_margin(
@@ -304,9 +305,9 @@ def _largest_ratio(problem: RobustProblem, start: Certified, tol: float) -> Cert
         best = most_robust(last.margin).merged(last)
         if best.gap <= tol or best.margin <= last.margin * (1 + _SLOW_RATIO * tol):
             break
-    for beyond in _BEYOND_RATIO:
+    for distance in _NEAR_RATIO:
         if best.gap > tol:
-            best = best.merged(most_robust(best.margin * (1 + beyond)))
+            best = best.merged(most_robust(best.margin * (1 + distance)))
     return best
 
 

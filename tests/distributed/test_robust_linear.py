@@ -26,7 +26,6 @@ from sklearn_robust.distributed.chunks import read_chunks
 from sklearn_robust.rows import Block, NpyRows, NpySource, Survey
 
 N, D = 240, 4
-CLOSE = {"eps": 0.05, "tol": 1e-9}
 
 
 @pytest.fixture
@@ -146,8 +145,8 @@ def test_sources_with_sparse_blocks_in_single_precision(dask_client, data, tmp_p
         np.save(paths[0], X[at].astype(np.float32))
         np.save(paths[1], y[at])
         sources.append(NpyRows(*paths) if k == 0 else NpySource(*paths))
-    model = RobustLinearClassifier(**CLOSE).fit(sources)
-    same(model, sklearn_robust.RobustLinearClassifier(**CLOSE).fit(X.astype(np.float32), y))
+    model = RobustLinearClassifier(eps=0.05).fit(sources)
+    same(model, sklearn_robust.RobustLinearClassifier(eps=0.05).fit(X.astype(np.float32), y))
     assert model.coef_.dtype == np.float32
     predicted = model.predict(sources).compute(scheduler="sync")
     np.testing.assert_array_equal(predicted, model.predict(X))
@@ -229,10 +228,10 @@ def test_a_killed_worker_changes_nothing(dask_client, tmp_path):
             seen.append(fit)
             return super()._solve_by_sums(fit, norm)
 
-    model = Lit(**CLOSE).fit(sources)
+    model = Lit(eps=0.05).fit(sources)
     assert len(seen) == 1
     assert not fuse.exists()
-    same(model, sklearn_robust.RobustLinearClassifier(**CLOSE).fit(*stacked(map(Drawn, range(3)))))
+    same(model, sklearn_robust.RobustLinearClassifier(eps=0.05).fit(*stacked(map(Drawn, range(3)))))
 
 
 def test_errors_name_their_chunk(dask_client, data, tmp_path):
@@ -259,8 +258,8 @@ def test_empty_chunks_and_chunks_of_one_class(dask_client, data):
     frame = pd.DataFrame(X[order], columns=list("abcd")).assign(y=y[order])
     lazy = dd.from_pandas(frame, npartitions=3)
     lazy = dd.concat([lazy, lazy[lazy["a"] > 9]])
-    model = RobustLinearClassifier(**CLOSE).fit(lazy[list("abcd")], lazy["y"])
-    same(model, sklearn_robust.RobustLinearClassifier(**CLOSE).fit(frame[list("abcd")], y[order]))
+    model = RobustLinearClassifier(eps=0.05).fit(lazy[list("abcd")], lazy["y"])
+    same(model, sklearn_robust.RobustLinearClassifier(eps=0.05).fit(frame[list("abcd")], y[order]))
 
 
 def test_a_lost_scheduler_leaves_a_model_that_goes_on(dask_client, data, monkeypatch):
@@ -276,7 +275,7 @@ def test_a_lost_scheduler_leaves_a_model_that_goes_on(dask_client, data, monkeyp
 
     monkeypatch.setattr(dask_client, "get", lost)
     with pytest.raises(LostClusterError, match="Start a cluster, and pass its client") as caught:
-        RobustLinearClassifier(tol=1e-9).fit(X, y)
+        RobustLinearClassifier().fit(X, y)
     monkeypatch.undo()
     model = caught.value.model
     assert model.warm_start

@@ -52,10 +52,10 @@ def robust_margin(w, X, y, eps):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_linear_module_finds_the_largest_robust_margin():
     X, y, eps = *make_teacher_classification(20, 30, random_state=0), 0.1
-    network = RobustMLPClassifier((), eps=eps, max_iter=500, loss_tol=0, **TO_THE_LIMIT).fit(X, y)
+    network = RobustMLPClassifier((), eps=eps, max_iter=1000, loss_tol=0, **TO_THE_LIMIT).fit(X, y)
     w = network.module_[0].weight.detach().numpy()[0]
     best = min_norm_separator(X, y, p=2, q=math.inf, eps=eps)
-    assert 0.86 * best.margin < robust_margin(w, X, y, eps) / np.linalg.norm(w) <= best.margin
+    assert 0.93 * best.margin < robust_margin(w, X, y, eps) / np.linalg.norm(w) <= best.margin
     path = RobustLinearClassifier(eps=eps, fit_intercept=False).fit(X, y).coef_[0]
     assert w @ path / np.linalg.norm(w) / np.linalg.norm(path) > 0.98
 
@@ -70,13 +70,13 @@ def test_sign_descent_of_a_linear_module_has_its_own_limit():
         "learning_rate": 1e-2,
         "schedule": "constant",
         "optimizer_params": {"normalized": True, "momentum": 0.0},
-        "max_iter": 500,
+        "max_iter": 1000,
         "loss_tol": 0,
     }
     network = RobustMLPClassifier((), p_algo=math.inf, eps=0.1, **options).fit(X, y)
     w = network.module_[0].weight.detach().numpy()[0]
     margin = robust_margin(w, X, y, 0.1)
-    assert 0.89 * best[math.inf] < margin / np.abs(w).max() <= best[math.inf]
+    assert 0.93 * best[math.inf] < margin / np.abs(w).max() <= best[math.inf]
     assert margin / np.linalg.norm(w) < 0.9 * best[2]
 
 
@@ -89,7 +89,7 @@ def as_pixels(X):
 def test_robust_training_pays_on_digits():
     X, y = load_digits(return_X_y=True)
     X, X_test, y, y_test = train_test_split(
-        X, y, random_state=0, stratify=y, train_size=400, test_size=100
+        X, y, random_state=0, stratify=y, train_size=400, test_size=200
     )
     network = RobustMLPClassifier(
         (60,),
