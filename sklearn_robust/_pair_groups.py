@@ -76,16 +76,19 @@ class HeldSet:
         up, down = (np.isinf(support(self.threat, way * unit)) for way in (1.0, -1.0))
         return up, down
 
-    def point(self, u: Vector, s: Vector) -> Vector:
-        """The point of the set, over its size, near u on the columns that move."""
+    def point(self, u: Vector, s: Vector) -> tuple[Vector, Vector]:
+        """The point of the set, over its size, near u on the columns that move, and the s by which
+        it is in it.
+        """
         whole = np.zeros(self.inner.rows.E.shape[1])
         whole[self.columns] = u
-        return self.inner.moved_inside(whole, s)[0]
+        return self.inner.moved_inside(whole, s)
 
     @cached_property
-    def inside(self) -> Vector:
-        """A point of the interior."""
-        return self.inner.point[: self.inner.rows.E.shape[1]]
+    def inside(self) -> tuple[Vector, Vector]:
+        """A point of the interior, and its s."""
+        d = self.inner.rows.E.shape[1]
+        return self.inner.point[:d], self.inner.point[d:]
 
 
 @dataclass(frozen=True)
