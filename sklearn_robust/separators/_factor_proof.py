@@ -29,6 +29,7 @@ from sklearn_robust._pair_groups import BoxGroup, ConeGroup
 from sklearn_robust._pair_programs import PairProgram
 
 _ROUNDS = 6  # moves at most
+_VANISHING = 1e-10  # weights, relative to the largest, that are put to 0 where a move fails
 _LEAST_ROOM = 1e-3  # theta (1 - theta) at least, of a share theta of the way through a box
 
 
@@ -130,7 +131,7 @@ class _Proof:
             H[high, :, low] -= block
         matrix = H.reshape(K * p, K * p)
         size = np.sqrt(np.maximum(np.diag(matrix), np.finfo(float).tiny))
-        u = np.linalg.lstsq(matrix / np.outer(size, size), -left.ravel() / size, rcond=None)[0]
+        u = np.linalg.lstsq(matrix / np.outer(size, size), -left.ravel() / size, rcond=1e-12)[0]
         u = (u / size).reshape(K, p)
         moved = self.weights.copy()
         for low, high in self._pairs():
@@ -146,7 +147,8 @@ class _Proof:
         return [*self.cones, *self.boxes]
 
     def move_inside(self) -> None:
-        """Perturbations moved to where a multiple of their sets holds them."""
+        """Vanishing weights put to 0, and perturbations where a multiple of their sets holds them."""
+        self.weights = np.where(self.weights <= _VANISHING * self.weights.max(), 0.0, self.weights)
         for one in self.parts:
             one.move_inside(self.weights, self.delta)
 

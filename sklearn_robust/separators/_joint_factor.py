@@ -172,7 +172,8 @@ def _cleared(problem: JointProblem, found: Certified) -> Certified:
     coef = found.coef - found.coef.mean(axis=0)  # the differences alone count
     sizes = np.abs(coef).max(axis=0) * column_sizes(problem.X, centred=problem.fit_intercept)
     coef = np.where(sizes > _TOUCHES * sizes.max(), coef, 0.0)
-    if _takes_nothing(problem, coef) and _separates(problem.at_radius(0.0), coef):
+    nothing = np.zeros((len(coef), len(problem.y)))
+    if _takes_nothing(problem, coef) and _separates(problem, coef, nothing):
         return replace(found, coef=coef)
     return found
 
@@ -183,9 +184,9 @@ def _takes_nothing(problem: JointProblem, coef: Vector) -> bool:
     return bool(np.all(penalties <= TERM_ROUNDING * sizes))
 
 
-def _separates(problem: JointProblem, coef: Vector) -> bool:
+def _separates(problem: JointProblem, coef: Vector, penalties: Vector) -> bool:
     """Whether all margins of a predictor with its best intercepts are positive."""
-    margins = problem.pair_margins(coef, problem.penalties(coef))
+    margins = problem.pair_margins(coef, penalties)
     return bool((best_intercept(margins)[1] if problem.fit_intercept else margins.min()) > 0)
 
 
@@ -195,9 +196,10 @@ def _own_factor(problem: JointProblem, coef: Vector) -> float:
     """
     if _takes_nothing(problem, coef):
         return math.inf
+    of_unit = problem.at_radius(1.0).penalties(coef)
 
     def separates(factor: float) -> bool:
-        return _separates(problem.at_radius(factor), coef)
+        return _separates(problem, coef, factor * of_unit)
 
     low, high = 0.0, 1.0
     while high < _LARGEST_FACTOR and separates(high):
