@@ -9,7 +9,8 @@ factor :math:`\varphi` on the sets where
 
 Those of a cone program obey the first up to its error. They move by the least
 
-.. math:: \sum_{ik} \frac{\Delta a_{ik}^2}{a_{ik}} + \sum_{lk} \|\Delta T_{lk}\|^2_{M_{lk}^{-1}}
+.. math:: \sum_{ik} \frac{\Delta a_{ik}^2}{a_{ik}} + \sum_{lk} \Delta T_{lk} \cdot M_{lk}^{-1}
+    \Delta T_{lk}
 
 to where R is 0, M the square of the size of :math:`\sum_i a_{ik} U_i` over its weight, along the
 directions in which it moves. The least :math:`\varphi` that then obeys the second is the answer.
@@ -18,7 +19,9 @@ directions in which it moves. The least :math:`\varphi` that then obeys the seco
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -29,13 +32,15 @@ from sklearn_robust._pair_groups import BoxGroup, ConeGroup
 from sklearn_robust._pair_programs import PairProgram
 
 _ROUNDS = 6  # moves at most
+_MOST_EQUATIONS = 2_000  # entries of R at most
+_SINGULAR = 1e-12  # eigenvalue of the equations, relative to the largest, that counts as 0
 _VANISHING = 1e-10  # weights, relative to the largest, that are put to 0 where a move fails
 _LEAST_ROOM = 1e-3  # theta (1 - theta) at least, of a share theta of the way through a box
 
 
 def least_multiple(program: PairProgram, weights: Vector, z: Vector) -> tuple[float, Vector]:
     """The least multiple of the sets of a program at which weights near the given ones prove that
-    nothing separates, inf where none do near 1; and these weights.
+    nothing separates, inf where none near 1 was found; and these weights (K, n).
 
     Parameters
     ----------
@@ -45,11 +50,14 @@ def least_multiple(program: PairProgram, weights: Vector, z: Vector) -> tuple[fl
     z : ndarray
         The multipliers of the program, which name perturbations.
     """
+    problem = program.problem
+    if problem.n_classes * (problem.n_features + 1) > _MOST_EQUATIONS:
+        return math.inf, weights
     proof = _Proof(program, weights, z)
     for _ in range(_ROUNDS):
         proof.move()
         if proof.cancels():
-            multiple = proof.multiple()
+            multiple = max((part.multiple() for part in proof.parts), default=math.inf)
             if multiple < math.inf:
                 return multiple, proof.weights
         proof.move_inside()
@@ -57,202 +65,227 @@ def least_multiple(program: PairProgram, weights: Vector, z: Vector) -> tuple[fl
 
 
 class _Proof:
-    """Weights (K, n) and perturbations (K, n, d) of the samples of a program."""
+    """Weights (K, n) and perturbations (K, n, d) of the samples of a program.
+
+    R is in units (d,) of the features, with a column for the balance of the classes where the
+    problem has intercepts.
+    """
 
     def __init__(self, program: PairProgram, weights: Vector, z: Vector) -> None:
-        self.problem, self.weights = program.problem, weights
+        problem = self.problem = program.problem
         self.delta = program.perturbations(z, weights)
-        points = program.points(z)
-        self.cones = [_Cone(group, *point) for group, point in zip(program.groups, points, strict=True)]
-        self.boxes = [_Box(group) for group in program.boxes]
-        X = self.problem.X
-        self.X = X.toarray() if sparse.issparse(X) else X
-        self.centre = self.X.mean(axis=0) if self.problem.fit_intercept else 0.0
+        points = zip(program.groups, program.points(z), strict=True)
+        self.parts: list[_Part] = [_InCones(group, self.delta, point) for group, point in points]
+        self.parts += [_InBoxes(group, self.delta) for group in program.boxes]
+        self._take(weights)
+        self.X = problem.X.toarray() if sparse.issparse(problem.X) else problem.X
+        self.centre = self.X.mean(axis=0) if problem.fit_intercept else np.zeros(program.d)
         self.unit = np.sqrt(np.mean((self.X - self.centre) ** 2, axis=0))
         self.unit[self.unit == 0] = 1.0
 
-    # -- the sum R
+    def _take(self, weights: Vector) -> None:
+        self.weights = weights
+        for part in self.parts:
+            part.weights = weights[part.group.high, part.group.samples]
 
-    def _rows(self, low: int, high: int) -> tuple[Vector, Vector]:
-        """The samples of class l, and their perturbed rows against k in units, with a column for
-        the intercept.
-        """
-        at = np.flatnonzero(self.problem.y == low)
-        rows = (self.X[at] + self.delta[high, at] - self.centre) / self.unit
-        if self.problem.fit_intercept:
-            rows = np.column_stack([rows, np.ones(len(at))])
-        return at, rows
-
-    def _pairs(self) -> list[tuple[int, int]]:
+    def _pairs(self) -> Iterator[tuple[int, int, Any, Vector]]:
+        """Two classes l and k, the samples of l, and their perturbed rows against k."""
         K = self.problem.n_classes
-        return [(low, high) for low in range(K) for high in range(K) if low != high]
+        for low in range(K):
+            at = np.flatnonzero(self.problem.y == low)
+            for high in np.delete(np.arange(K), low).tolist():
+                rows = (self.X[at] + self.delta[high, at] - self.centre) / self.unit
+                if self.problem.fit_intercept:
+                    rows = np.column_stack([rows, np.ones(len(at))])
+                yield low, high, at, rows
 
-    def left(self) -> tuple[Vector, Vector]:
-        """R in units, (K, p), and the sizes of its terms, (p,)."""
-        total, sizes = 0.0, 0.0
-        for low, high in self._pairs():
-            at, rows = self._rows(low, high)
-            if np.ndim(total) == 0:
-                total = np.zeros((self.problem.n_classes, rows.shape[1]))
-            a = self.weights[high, at]
-            part = a @ rows
-            total[low] += part
-            total[high] -= part
-            of_X = np.abs(self.X[at]) + np.abs(self.delta[high, at])
-            sizes = sizes + a @ (of_X / self.unit)
-        if self.problem.fit_intercept:
-            sizes = np.append(sizes, 1.0)
-        return total, sizes
+    def _left(self) -> Vector:
+        """R, (K, p)."""
+        K, d = self.problem.n_classes, len(self.unit)
+        left = np.zeros((K, d + self.problem.fit_intercept))
+        for low, high, at, rows in self._pairs():
+            part = self.weights[high, at] @ rows
+            left[low] += part
+            left[high] -= part
+        return left
 
     def cancels(self) -> bool:
-        left, sizes = self.left()
-        return bool(np.all(np.abs(left) <= TERM_ROUNDING * sizes))
-
-    # -- moves
+        """Whether R is 0 up to the rounding of its terms."""
+        sizes = np.einsum("kn,knd->d", self.weights, np.abs(self.X) + np.abs(self.delta))
+        if self.problem.fit_intercept:
+            sizes = np.append(sizes / self.unit, 1.0)
+        else:
+            sizes = sizes / self.unit
+        return bool(np.all(np.abs(self._left()) <= TERM_ROUNDING * sizes))
 
     def move(self) -> None:
         """The least move of weights and perturbations to where R is 0."""
-        left, _ = self.left()
-        K, p = left.shape
-        d = self.X.shape[1]
+        left = self._left()
+        (K, p), d = left.shape, len(self.unit)
         H = np.zeros((K, p, K, p))
-        metrics = [one.metric(self.weights, self.delta) for one in self.parts]
-        blocks = {}
-        for low, high in self._pairs():
-            at, rows = self._rows(low, high)
-            blocks[low, high] = (rows.T * self.weights[high, at]) @ rows
-        for one, metric in zip(self.parts, metrics, strict=True):
-            of_units = metric / self.unit[:, None] / self.unit
-            blocks[one.group.low, one.group.high][:d, :d] += of_units
-        for (low, high), block in blocks.items():
-            H[low, :, low] += block
-            H[high, :, high] += block
-            H[low, :, high] -= block
-            H[high, :, low] -= block
+
+        def add(low: int, high: int, block: Vector) -> None:
+            q = len(block)
+            for one, other, sign in (
+                (low, low, 1),
+                (high, high, 1),
+                (low, high, -1),
+                (high, low, -1),
+            ):
+                H[one, :q, other, :q] += sign * block
+
+        for low, high, at, rows in self._pairs():
+            add(low, high, (rows.T * self.weights[high, at]) @ rows)
+        metrics = [part.metric() for part in self.parts]
+        for part, metric in zip(self.parts, metrics, strict=True):
+            add(part.group.low, part.group.high, metric / np.outer(self.unit, self.unit))
         matrix = H.reshape(K * p, K * p)
         size = np.sqrt(np.maximum(np.diag(matrix), np.finfo(float).tiny))
-        u = np.linalg.lstsq(matrix / np.outer(size, size), -left.ravel() / size, rcond=1e-12)[0]
-        u = (u / size).reshape(K, p)
-        moved = self.weights.copy()
-        for low, high in self._pairs():
-            at, rows = self._rows(low, high)
-            moved[high, at] *= np.maximum(1 + rows @ (u[low] - u[high]), 0)
-        for one, metric in zip(self.parts, metrics, strict=True):
-            along = (u[one.group.low] - u[one.group.high])[:d] / self.unit
-            one.add(metric @ along, self.weights, self.delta)
-        self.weights = self.problem.balanced(moved)
-
-    @property
-    def parts(self):
-        return [*self.cones, *self.boxes]
+        goal = -left.ravel() / size
+        u = np.linalg.lstsq(matrix / np.outer(size, size), goal, rcond=_SINGULAR)[0] / size
+        u = u.reshape(K, p)
+        weights = self.weights.copy()
+        for low, high, at, rows in self._pairs():
+            weights[high, at] *= np.maximum(1 + rows @ (u[low] - u[high]), 0)
+        for part, metric in zip(self.parts, metrics, strict=True):
+            part.add(metric @ ((u[part.group.low] - u[part.group.high])[:d] / self.unit))
+        self._take(self.problem.balanced(weights))
 
     def move_inside(self) -> None:
-        """Vanishing weights put to 0, and perturbations where a multiple of their sets holds them."""
-        self.weights = np.where(self.weights <= _VANISHING * self.weights.max(), 0.0, self.weights)
-        for one in self.parts:
-            one.move_inside(self.weights, self.delta)
+        """Put vanishing weights to 0, and perturbations into their sets."""
+        small = self.weights <= _VANISHING * self.weights.max()
+        self._take(self.problem.balanced(np.where(small, 0.0, self.weights)))
+        for part in self.parts:
+            part.move_inside()
 
+
+class _Part(ABC):
+    """The perturbations (K, n, d) of one group of pairs, and the weights (m,) of these.
+
+    T is the weighted sum of the perturbations, (d,).
+    """
+
+    group: ConeGroup | BoxGroup
+    weights: Vector
+
+    def __init__(self, delta: Vector) -> None:
+        self._all = delta
+
+    @property
+    def delta(self) -> Vector:
+        """The perturbations of the group, (m, d)."""
+        part: Vector = self._all[self.group.high, self.group.samples]
+        return part
+
+    @delta.setter
+    def delta(self, delta: Vector) -> None:
+        self._all[self.group.high, self.group.samples] = delta
+
+    @abstractmethod
+    def metric(self) -> Vector:
+        """M, (d, d)."""
+
+    @abstractmethod
+    def add(self, change: Vector) -> None:
+        """Change T."""
+
+    @abstractmethod
+    def move_inside(self) -> None:
+        """Move the perturbations to where a multiple of the sets holds T."""
+
+    @abstractmethod
     def multiple(self) -> float:
-        return max((one.multiple(self.weights, self.delta) for one in self.parts), default=math.inf)
+        """The least multiple of the sets that holds T; in cones at least 1."""
 
 
-@dataclass
-class _Cone:
-    """Perturbations of a group in cones: multiples of a point u of its set, over its size."""
+class _InCones(_Part):
+    """Multiples of a point u of one set, over its size."""
 
     group: ConeGroup
-    u: Vector
-    s: Vector
 
-    def _mass(self, weights):
-        a = weights[self.group.high, self.group.samples]
-        return float(a.sum()), float(a @ self.group.radius)
+    def __init__(self, group: ConeGroup, delta: Vector, point: tuple[Vector, Vector]) -> None:
+        super().__init__(delta)
+        self.group, self.inner = group, group.set.inner
+        self.u, self.s = point
 
-    def metric(self, weights, delta):
-        L = self.group.set.inner.equalities_of_x[0]
-        total, mass = self._mass(weights)
-        moves = np.eye(len(self.u)) - np.linalg.pinv(L) @ L
-        return (mass**2 / total if total > 0 else 0.0) * moves
+    @property
+    def _mass(self) -> float:
+        return float(self.weights @ self.group.radius)
 
-    def add(self, change, weights, delta):
-        _, mass = self._mass(weights)
+    def metric(self) -> Vector:
+        total = float(self.weights.sum())
+        share = self._mass**2 / total if total > 0 else 0.0
+        return share * self.group.directions
+
+    def add(self, change: Vector) -> None:
+        mass = self._mass
         if mass > 0:
-            self.u = self.u + change / mass
-            self.s = self.group.set.inner.with_s(self.u, self.s)
-            self._set(delta)
+            u = self.u + change / mass
+            self._take(u, self.inner.with_s(u, self.s))
 
-    def _set(self, delta):
-        delta[self.group.high, self.group.samples] = np.outer(self.group.radius, self.u)
+    def _take(self, u: Vector, s: Vector) -> None:
+        self.u, self.s = u, s
+        self.delta = np.outer(self.group.radius, u)
 
-    def move_inside(self, weights, delta):
-        self.u, self.s = self.group.set.inner.moved_inside(self.u, self.s)
-        self._set(delta)
+    def move_inside(self) -> None:
+        self._take(*self.inner.moved_inside(self.u, self.s))
 
-    def multiple(self, weights, delta):
-        if self._mass(weights)[1] == 0:
+    def multiple(self) -> float:
+        if self._mass == 0:
             return 0.0
-        inner = self.group.set.inner
         room = TERM_ROUNDING * float(np.max(np.abs(self.u), initial=0.0))
 
-        def holds(share):
-            part = 1 / (1 + share)
-            s = part * self.s + (1 - part) * inner.s_of_zero if share > 0 else self.s
-            return inner.rows.holds(part * self.u, s, room)
+        def holds(share: float) -> bool:
+            part, s = 1 / (1 + share), self.s
+            if share > 0:  # towards 0, and the s by which that is in the set
+                s = part * s + (1 - part) * self.inner.s_of_zero
+            return self.inner.rows.holds(part * self.u, s, room)
 
         share = least_share(holds)
         return math.inf if share is None else 1 + share
 
 
-@dataclass
-class _Box:
-    """Perturbations of a group of boxes."""
+class _InBoxes(_Part):
+    """Points of the boxes of samples."""
 
     group: BoxGroup
 
-    def _sums(self, weights, delta):
-        """The weights of the samples, and the sums of perturbations, and lower and upper ends."""
-        group = self.group
-        a = weights[group.high, group.samples]
-        used = a > 0  # 0 times infinity is 0
-        low, high = a[used] @ group.lower[used], a[used] @ group.upper[used]
-        return a, a @ delta[group.high, group.samples], low, high
+    def __init__(self, group: BoxGroup, delta: Vector) -> None:
+        super().__init__(delta)
+        self.group, self.lower, self.upper = group, group.lower, group.upper
+        # a change is shared in proportion to the boxes, or alike among those without an end
+        span = self.upper - self.lower
+        endless = np.isinf(span)
+        self.open = endless.any(axis=0)
+        self.shares = np.where(self.open, endless, span)
 
-    def _spans(self):
-        group = self.group
-        span = group.upper - group.lower
-        endless = np.isinf(span).any(axis=0)
-        return np.where(endless, np.where(np.isinf(span), 1.0, 0.0), span), endless
+    def _ends(self) -> tuple[Vector, Vector]:
+        """The least and the largest T that the boxes allow."""
+        used = self.weights > 0  # 0 times infinity is 0
+        return self.weights[used] @ self.lower[used], self.weights[used] @ self.upper[used]
 
-    def metric(self, weights, delta):
-        a, total, low, high = self._sums(weights, delta)
-        span, endless = self._spans()
-        whole = a @ span
-        with np.errstate(invalid="ignore", divide="ignore"):
-            share = np.where(endless, 0.5, (total - low) / (high - low))
-        share = np.where(np.isfinite(share), share, 0.5)
-        room = np.maximum(share * (1 - share), _LEAST_ROOM)
-        mass = float(a.sum())
-        return np.diag(room * whole**2 / mass if mass > 0 else 0 * whole)
+    def metric(self) -> Vector:
+        low, high = self._ends()
+        closed = ~self.open & (high > low)
+        theta = np.full(len(low), 0.5)
+        theta[closed] = ((self.weights @ self.delta - low)[closed]) / (high - low)[closed]
+        room = np.maximum(theta * (1 - theta), _LEAST_ROOM)
+        total = float(self.weights.sum()) or 1.0
+        return np.diag(room * (self.weights @ self.shares) ** 2 / total)
 
-    def add(self, change, weights, delta):
-        a = weights[self.group.high, self.group.samples]
-        span, _ = self._spans()
-        whole = a @ span
+    def add(self, change: Vector) -> None:
+        whole = self.weights @ self.shares
         step = np.divide(change, whole, out=np.zeros_like(change), where=whole > 0)
-        delta[self.group.high, self.group.samples] += span * step
+        self.delta = self.delta + self.shares * step
 
-    def move_inside(self, weights, delta):
-        """Where the boxes end at 0."""
-        group = self.group
-        part = delta[group.high, group.samples]
-        part = np.where(group.lower == 0, np.maximum(part, 0), part)
-        part = np.where(group.upper == 0, np.minimum(part, 0), part)
-        delta[group.high, group.samples] = part
+    def move_inside(self) -> None:
+        above = np.where(self.lower == 0, np.maximum(self.delta, 0), self.delta)
+        self.delta = np.where(self.upper == 0, np.minimum(above, 0), above)
 
-    def multiple(self, weights, delta):
-        a, total, low, high = self._sums(weights, delta)
-        room = TERM_ROUNDING * (a @ np.abs(delta[self.group.high, self.group.samples]))
-        end = np.where(total > 0, high, -low)
-        open_ = np.abs(total) > room
+    def multiple(self) -> float:
+        (low, high), delta = self._ends(), self.delta
+        T = self.weights @ delta
+        moved = np.abs(T) > TERM_ROUNDING * (self.weights @ np.abs(delta))
+        end = np.where(T > 0, high, -low)[moved]
         with np.errstate(divide="ignore"):
-            return float(np.max(np.abs(total[open_]) / end[open_], initial=0.0))
+            return float(np.max(np.abs(T[moved]) / end, initial=0.0))

@@ -38,6 +38,9 @@ _SLOW_RATIO = 1e-9  # relative growth of the factor up to which it ends
 _LARGEST_FACTOR = 1e100  # sought at most for a predictor from which the sets take something
 # size of a coefficient, relative to the largest, that counts as 0
 _TOUCHES = 1e-9
+_HELD = 1e-9  # share of a direction that sets may move, from rounding, where they hold it
+# near the factor multipliers are not unique: the smallest ridge ends early
+_TRIES = TRIES[1:2]
 _LEAST_FACTOR = 1e-9  # from which it starts where nothing separates at factor 1
 # relative excess over the factor at which a proof is sought
 _BEYOND = (5e-9, 1e-7, 1e-5, 1e-3, 0.1)
@@ -98,90 +101,133 @@ def critical_factor(problem: JointProblem, *, bounded: bool = True) -> Certified
         against every multiple. The predictor has a smallest margin of 1 without adversary.
     """
     unit = float(problem.radius)
-    factor = unit
-    found, best = _at_factor(problem, factor, bounded)
+    search, factor = _Search(problem, bounded), unit
+    found = search.at_factor(factor)
     if found.margin <= 0:
         factor = _LEAST_FACTOR * unit
-        found, least = _at_factor(problem, factor, bounded)
-        best = least.merged(best)
+        found = search.at_factor(factor)
     for _ in range(_MOST_RATIOS):
         if found.margin <= 0:
             break
-        found = _cleared(problem, found)
-        ratio = _own_factor(problem, found.coef)
-        best = replace(best, coef=found.coef, margin=ratio).merged(best)
+        coef, endless = search.cleared(found.coef)
+        ratio = math.inf if endless else _own_factor(problem, coef)
+        search.take(replace(found, coef=coef, margin=ratio, bound=math.inf))
         if ratio == math.inf or ratio <= factor * (1 + _SLOW_RATIO):
             break
         factor = ratio
         try:
-            found, proven = _at_factor(problem, factor, bounded)
+            found = search.at_factor(factor)
         except RuntimeError:  # the answer so far has its certified gap
             break
-        best = proven.merged(best)
-    if best.margin == math.inf:
-        return replace(best, bound=math.inf, solver=_SOLVER)
-    if best.margin == 0 and best.bound <= 2 * _LEAST_FACTOR * unit:
-        best = replace(best, bound=0.0)
-    for beyond in _BEYOND if bounded and best.margin > 0 else ():
-        if best.gap <= 2 * beyond:
-            break
-        tried = (1 + beyond) * best.margin
-        try:
-            best = _at_factor(problem, tried, bounded)[1].merged(best)
-        except RuntimeError:
-            continue
+    if search.best.margin == math.inf:
+        return replace(search.best, bound=math.inf)
+    if bounded:
+        search.bound_from_beyond()
+    best = search.best
     coef, intercept = predictor(problem.at_radius(0.0), best.coef)
-    return replace(
-        best,
-        coef=coef,
-        intercept=intercept,
-        margin=best.margin / unit,
-        bound=best.bound / unit,
-    )
+    margin, bound = best.margin / unit, best.bound / unit
+    return replace(best, coef=coef, intercept=intercept, margin=margin, bound=bound)
 
 
-def _at_factor(problem: JointProblem, factor: float, bounded: bool) -> tuple[Certified, Certified]:
-    """The predictor of largest margin at a factor; and the bound on the critical factor that the
-    weights of the program prove, with a factor of 0.
-    """
-    proofs: list[tuple[float, Vector]] = []
+class _Search:
+    """The best predictor so far, and the best bound on the critical factor."""
 
-    def watch(program: PairProgram, weights: Vector, z: Vector) -> None:
-        proofs.append(least_multiple(program, weights, z))
+    best: Certified
 
-    found = maximise_margin(
-        problem.at_radius(factor),
-        _NORM,
-        _SLOW_RATIO,
-        tries=TRIES[1:2],
-        watch=watch if bounded else None,
-    )
-    multiple, weights = min(proofs, key=lambda proof: proof[0], default=(math.inf, None))
-    proven = replace(found, margin=0.0, bound=factor * multiple, solver=_SOLVER)
-    if weights is not None:
-        whole = np.zeros_like(found.weights)
-        whole[:, problem.log_weight > -math.inf] = weights
-        proven = replace(proven, weights=whole)
-    return found, proven
+    def __init__(self, problem: JointProblem, bounded: bool) -> None:
+        self.problem, self.bounded = problem, bounded
+        self.used = problem.log_weight > -math.inf
+        self.multiple = math.inf  # of the sets of the last program, which its weights bound
 
+    def at_factor(self, factor: float) -> Certified:
+        """The predictor of largest margin at a factor; the bound that its weights prove is kept."""
+        self.multiple = math.inf
+        found = maximise_margin(
+            self.problem.at_radius(factor), _NORM, _SLOW_RATIO, tries=_TRIES, watch=self._watch
+        )
+        proven = replace(found, margin=0.0, bound=factor * self.multiple, solver=_SOLVER)
+        if self.multiple < math.inf:
+            weights = np.zeros_like(found.weights)
+            weights[:, self.used] = self.weights
+            proven = replace(proven, weights=weights)
+        self.take(proven)
+        return found
 
-def _cleared(problem: JointProblem, found: Certified) -> Certified:
-    """With 0 for the coefficients that are small beside the others, where the predictor then
-    separates and the sets take nothing.
-    """
-    coef = found.coef - found.coef.mean(axis=0)  # the differences alone count
-    sizes = np.abs(coef).max(axis=0) * column_sizes(problem.X, centred=problem.fit_intercept)
-    coef = np.where(sizes > _TOUCHES * sizes.max(), coef, 0.0)
-    nothing = np.zeros((len(coef), len(problem.y)))
-    if _takes_nothing(problem, coef) and _separates(problem, coef, nothing):
-        return replace(found, coef=coef)
-    return found
+    def _watch(self, program: PairProgram, weights: Vector, z: Vector) -> None:
+        self.program = program
+        if self.bounded:
+            multiple, moved = least_multiple(program, weights, z)
+            if multiple < self.multiple:
+                self.multiple, self.weights = multiple, moved
+
+    def take(self, found: Certified) -> None:
+        """Keep a predictor and a bound where they are better."""
+        self.best = replace(found, solver=_SOLVER).merged(getattr(self, "best", None))
+
+    def bound_from_beyond(self) -> None:
+        """A bound from just above the factor, where there is none near it."""
+        if self.best.margin == 0:
+            least = _LEAST_FACTOR * float(self.problem.radius)
+            weights = decide_by_worst_points(self.problem.at_radius(least)).weights
+            if weights is not None:
+                self.best = replace(self.best, bound=0.0, weights=weights)
+            return
+        for beyond in _BEYOND:
+            if self.best.gap <= 2 * beyond:
+                break
+            try:
+                self.at_factor((1 + beyond) * self.best.margin)
+            except RuntimeError:
+                continue
+
+    def cleared(self, coef: Vector) -> tuple[Vector, bool]:
+        """The coefficients without what is small beside the others, by features or in the
+        directions in which sets move samples, where the predictor then separates and the sets take
+        nothing; and whether this is so.
+        """
+        problem = self.problem
+        coef = coef - coef.mean(axis=0)  # the differences alone count
+        unit = column_sizes(problem.X, centred=problem.fit_intercept)
+        sizes = np.abs(coef).max(axis=0) * unit
+        by_features = np.where(sizes > _TOUCHES * sizes.max(), coef, 0.0)
+        nothing = np.zeros((len(coef), len(problem.y)))
+        for part in (by_features, self._unmoved(coef * unit, unit) / unit):
+            left = np.abs(part).max(axis=0) * unit
+            if left.max() <= _TOUCHES * sizes.max() or not _separates(problem, part, nothing):
+                continue
+            if _takes_nothing(problem, part):
+                return part, True
+        return coef, False
+
+    def _unmoved(self, coef: Vector, unit: Vector) -> Vector:
+        """The nearest coefficients (K, d) whose differences are orthogonal to all directions in
+        which the sets of their classes move samples, in units of the features.
+        """
+        (K, d), groups = coef.shape, [*self.program.groups, *self.program.boxes]
+        moves = np.zeros((K, K, d, d))
+        for group in groups:
+            moves[group.low, group.high] += group.directions
+        moves += moves.transpose(1, 0, 2, 3)
+        matrix = -(moves / np.outer(unit, unit)).transpose(0, 2, 1, 3)
+        for k in range(K):
+            matrix[k, :, k] = -matrix[k].sum(axis=1)
+        sizes, directions = np.linalg.eigh(matrix.reshape(K * d, K * d))
+        free = directions[:, sizes <= _HELD * sizes[-1]]
+        return (free @ (free.T @ coef.ravel())).reshape(K, d)
 
 
 def _takes_nothing(problem: JointProblem, coef: Vector) -> bool:
-    """Whether the penalties are 0, or rounding beside their terms."""
-    penalties, sizes = problem.penalties(coef), problem.penalty_sizes(coef)
-    return bool(np.all(penalties <= TERM_ROUNDING * sizes))
+    """Whether the penalties are 0, or rounding beside those of single features."""
+    penalties, terms = problem.penalties(coef), problem.penalty_sizes(coef)
+    if np.all(penalties <= TERM_ROUNDING * terms):
+        return True
+    terms = np.zeros_like(penalties)
+    for j in range(problem.n_features):
+        alone = np.zeros_like(coef)
+        alone[:, j] = coef[:, j]
+        both = np.stack([problem.penalties(alone), problem.penalties(-alone)])
+        terms += np.where(np.isfinite(both), both, 0.0).max(axis=0)
+    return bool(np.all(penalties <= TERM_ROUNDING * terms))
 
 
 def _separates(problem: JointProblem, coef: Vector, penalties: Vector) -> bool:
@@ -194,8 +240,6 @@ def _own_factor(problem: JointProblem, coef: Vector) -> float:
     """The largest factor at which a predictor that separates does so with its best intercepts, by
     bisection.
     """
-    if _takes_nothing(problem, coef):
-        return math.inf
     of_unit = problem.at_radius(1.0).penalties(coef)
 
     def separates(factor: float) -> bool:

@@ -28,19 +28,13 @@ from scipy import sparse
 from sklearn_robust._clarabel import SolverFailure
 from sklearn_robust._conic_programs import Vector
 from sklearn_robust._conic_sets import TERM_ROUNDING
-from sklearn_robust._documentation import see
 from sklearn_robust._pair_programs import PairProgram
 from sklearn_robust.certificates import Certified, sum_rounding
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.joint_certificates import best_intercept, predictor, robust_margin
-from sklearn_robust.losses import LOSSES
+from sklearn_robust.joint_certificates import predictor, robust_margin
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.separators import _conic_refinement as refinement
 from sklearn_robust.separators import _joint_cuts
-from sklearn_robust.separators._max_margin_form import column_sizes
-from sklearn_robust.separators._worst_points import decide_by_worst_points
-from sklearn_robust.separators.separator import NotSeparableError
-from sklearn_robust.solvers import minimise_joint_risk
 
 # settings of clarabel, tried in turn until the gap is small: where multipliers are not unique the
 # smaller ridge of the first ends early

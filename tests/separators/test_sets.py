@@ -13,6 +13,7 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import (
     NotSeparableError,
     _joint_cuts,
+    _joint_factor,
     _joint_sets,
     conic_separator,
     max_margin,
@@ -331,13 +332,13 @@ def test_the_critical_factor_of_several_classes_is_infinite_against_no_set_alone
 def test_a_program_that_fails_leaves_the_factor_so_far(monkeypatch):
     X, y = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]]), np.arange(3)
     problem = JointProblem.from_data(X, y, threat=Box(-1.0, 2.0), fit_intercept=True).in_cones()
-    solve = _joint_sets.maximise_margin
+    solve = _joint_factor.maximise_margin
 
     def failing(at, *given, **options):
         if at.radius > 1:
             raise RuntimeError
         return solve(at, *given, **options)
 
-    monkeypatch.setattr(_joint_sets, "maximise_margin", failing)
-    found = _joint_sets.critical_factor(problem)
+    monkeypatch.setattr(_joint_factor, "maximise_margin", failing)
+    found = _joint_factor.critical_factor(problem)
     assert 1 <= found.margin <= found.bound
