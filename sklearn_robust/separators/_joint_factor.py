@@ -19,6 +19,7 @@ import numpy as np
 from sklearn_robust._conic_programs import Vector
 from sklearn_robust._conic_sets import TERM_ROUNDING
 from sklearn_robust._documentation import see
+from sklearn_robust._pair_groups import BoxGroup, ConeGroup
 from sklearn_robust._pair_programs import PairProgram
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
@@ -203,7 +204,8 @@ class _Search:
         """The nearest coefficients (K, d) whose differences are orthogonal to all directions in
         which the sets of their classes move samples, in units of the features.
         """
-        (K, d), groups = coef.shape, [*self.program.groups, *self.program.boxes]
+        K, d = coef.shape
+        groups: list[ConeGroup | BoxGroup] = [*self.program.groups, *self.program.boxes]
         moves = np.zeros((K, K, d, d))
         for group in groups:
             moves[group.low, group.high] += group.directions
