@@ -209,18 +209,19 @@ class _InCones(_Part):
         self.u, self.s = point
 
     @property
-    def _mass(self) -> float:
+    def _reach(self) -> float:
+        """The weighted sum of the radii."""
         return float(self.weights @ self.group.radius)
 
     def metric(self) -> Vector:
         total = float(self.weights.sum())
-        share = self._mass**2 / total if total > 0 else 0.0
+        share = self._reach**2 / total if total > 0 else 0.0
         return share * self.group.directions
 
     def add(self, change: Vector) -> None:
-        mass = self._mass
-        if mass > 0:
-            u = self.u + change / mass
+        reach = self._reach
+        if reach > 0:
+            u = self.u + change / reach
             self._take(u, self.inner.with_s(u, self.s))
 
     def _take(self, u: Vector, s: Vector) -> None:
@@ -231,7 +232,7 @@ class _InCones(_Part):
         self._take(*self.inner.moved_inside(self.u, self.s))
 
     def multiple(self) -> float:
-        if self._mass == 0:
+        if self._reach == 0:
             return 0.0
         room = TERM_ROUNDING * float(np.max(np.abs(self.u), initial=0.0))
 
@@ -252,7 +253,8 @@ class _InBoxes(_Part):
 
     def __init__(self, group: BoxGroup, delta: Vector) -> None:
         super().__init__(delta)
-        self.group, self.lower, self.upper = group, group.lower, group.upper
+        self.group = group
+        self.lower, self.upper = group.lower, group.upper
         # a change is shared in proportion to the boxes, or alike among those without an end
         span = self.upper - self.lower
         endless = np.isinf(span)

@@ -138,13 +138,13 @@ class _Search:
     def __init__(self, problem: JointProblem, bounded: bool) -> None:
         self.problem, self.bounded = problem, bounded
         self.used = problem.log_weight > -math.inf
-        self.multiple = math.inf  # of the sets of the last program, which its weights bound
+        self.multiple = math.inf  # least multiple of the sets that the last program proves
 
     def at_factor(self, factor: float) -> Certified:
         """The predictor of largest margin at a factor; the bound that its weights prove is kept."""
         self.multiple = math.inf
         found = maximise_margin(
-            self.problem.at_radius(factor), _NORM, _SLOW_RATIO, tries=_TRIES, watch=self._watch
+            self.problem.at_radius(factor), _NORM, _SLOW_RATIO, tries=_TRIES, callback=self._prove
         )
         proven = replace(found, margin=0.0, bound=factor * self.multiple, solver=_SOLVER)
         if self.multiple < math.inf:
@@ -154,7 +154,7 @@ class _Search:
         self.take(proven)
         return found
 
-    def _watch(self, program: PairProgram, weights: Vector, z: Vector) -> None:
+    def _prove(self, program: PairProgram, weights: Vector, z: Vector) -> None:
         self.program = program
         if self.bounded:
             multiple, moved = least_multiple(program, weights, z)

@@ -12,8 +12,6 @@ data set that the adversary may choose, and so
 With very many pairs the program takes minutes. Cuts (`_joint_cuts`) then find the pairs near the
 least margin, and the program is that of these alone.
 
-Where nothing separates, weights of worst points prove it (`_worst_points`), or those at the
-minimiser of a risk.
 """
 
 from __future__ import annotations
@@ -51,7 +49,7 @@ _LEAST_FALL, _MOST_MISSES = 0.1, 3
 _MOST_ROUNDS = 10  # programs of some of the pairs at most
 _REFINEMENTS = 3  # Newton steps on the optimality conditions, at most
 
-Watch = Callable[[PairProgram, Vector, Vector], None]
+Callback = Callable[[PairProgram, Vector, Vector], None]
 
 
 def maximise_margin(
@@ -60,18 +58,18 @@ def maximise_margin(
     tol: float,
     *,
     tries: Sequence[dict[str, float]] = TRIES,
-    watch: Watch | None = None,
+    callback: Callback | None = None,
 ) -> Certified:
     """The predictor of largest robust margin in a norm; its margin may be negative or 0.
 
-    `watch` is shown each program of all pairs, with the weights (K, n) and the multipliers of its
-    answers.
+    `callback` is shown each program of all pairs, with the weights (K, n) and the multipliers of
+    its answers.
     """
     if _joint_cuts.serves(problem, norm):
         best = _by_cuts(problem, norm, tol)
         if best is not None and best.gap <= _CUT_GAP:
             return _on_active_pairs(problem, norm, tol, best)
-    return _by_program(problem, norm, tol, tries=tries, watch=watch)
+    return _by_program(problem, norm, tol, tries=tries, callback=callback)
 
 
 def _on_active_pairs(problem: JointProblem, norm: Norm, tol: float, best: Certified) -> Certified:
@@ -102,7 +100,7 @@ def _by_program(
     chosen: np.ndarray | None = None,
     *,
     tries: Sequence[dict[str, float]] = TRIES,
-    watch: Watch | None = None,
+    callback: Callback | None = None,
 ) -> Certified:
     """The answer of one cone program, of all pairs of a sample and a rival or of those chosen."""
     program = PairProgram(problem, chosen)
@@ -116,8 +114,8 @@ def _by_program(
 
     def judged(x: Vector, z: Vector) -> Certified:
         weights = program.problem.balanced(program.weights(z[margins]))
-        if watch is not None:
-            watch(program, weights, z)
+        if callback is not None:
+            callback(program, weights, z)
         delta = program.perturbations(z, weights)
         bound = _margin_bound(program.problem, norm, weights, delta)
         whole = np.zeros((problem.n_classes, len(problem.y)))
