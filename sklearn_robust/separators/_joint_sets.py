@@ -11,7 +11,6 @@ data set that the adversary may choose, and so
 
 With very many pairs the program takes minutes. Cuts (`_joint_cuts`) then find the pairs near the
 least margin, and the program is that of these alone.
-
 """
 
 from __future__ import annotations
