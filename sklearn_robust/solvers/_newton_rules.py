@@ -77,7 +77,9 @@ class MarginHessian:
 
     def apply(self, change: np.ndarray) -> np.ndarray:
         """C times a change of the margins."""
-        return self.c * change - (self.theta * (self.a @ change)) * self.a
+        moved: np.ndarray = self.c * change
+        moved -= (self.theta * float(self.a @ change)) * self.a
+        return moved
 
 
 def largest_theta(c: np.ndarray, a: np.ndarray) -> float:

@@ -40,6 +40,7 @@ _INSET_SHARE = 0.4
 _MOST_INSET = 1e-3  # share of the radius by which they stay inside at most
 # the gap that the weights of a model prove is larger than this times the square of its decrease
 _LEAST_GAP = 0.3
+_LEAST_CURVATURE = 1e-6  # curvature, as a share of the weight, that the gap is divided by at least
 # products in a least-squares problem up to which weights are moved to cancel immovable features
 _MOST_PRODUCTS = 1e9
 
@@ -60,6 +61,8 @@ class _Step:
     ----------
     target : _Point
         With the weights of the model's centre.
+    change : ndarray of shape (n,)
+        That of the margins.
     settled : bool
         Whether the target is the exact minimiser of the model.
     predicted_decrease : float
@@ -67,6 +70,7 @@ class _Step:
     """
 
     target: _Point
+    change: np.ndarray
     settled: bool
     predicted_decrease: float
 
@@ -154,7 +158,7 @@ class _Newton:
         Samples of positive weight.
     eps : float
         The radius.
-    factors : ndarray of shape (n,)
+    factors : ndarray of shape (n,) or 1
         The factors on it of the samples.
     norm : LpNorm or WeightedNorm
         The norm in the penalty, eps times the norm of the coefficients.
@@ -194,7 +198,7 @@ class _Newton:
         threat = problem.threat
         self.eps = float(problem.radius[0])
         self.norm = threat.dual_norm
-        self.factors = problem.factors
+        self.factors: np.ndarray | float = 1.0 if problem.adversary is None else problem.factors
         self.choice = ColumnChoice.of(
             self.norm, self.eps, threat.scale, d, rows.most_gram_columns()
         )
@@ -260,10 +264,19 @@ class _Newton:
             near = float(self.problem.evaluate_scores(self.loss, scores, penalty).intercept[0])
         return self._evaluated(start[0], near, scores[0] + near * self.y)
 
-    def _evaluated(self, coef: np.ndarray, intercept: float, scores: np.ndarray) -> _Point:
-        """The point of these coefficients (d,), with scores that include the intercept."""
+    def _evaluated(
+        self,
+        coef: np.ndarray,
+        intercept: float,
+        scores: np.ndarray,
+        margins: np.ndarray | None = None,
+    ) -> _Point:
+        """The point of these coefficients (d,), with scores that include the intercept; the margins
+        follow from them where they are not known.
+        """
         penalty = self.eps * float(self.norm.value(coef))
-        margins = scores - penalty * self.factors
+        if margins is None:
+            margins = scores - penalty * self.factors
         log_risk, weights, c = log_risk_and_derivatives(self.loss, margins, self.log_weight)
         return _Point(coef, intercept, scores, margins, float(log_risk), weights, penalty, c)
 
@@ -289,7 +302,8 @@ class _Newton:
 
     def _gradient(self, weights: np.ndarray, weighted_sum: np.ndarray) -> Gradient:
         """Minus the gradient of the log-risk at weights (n,), given Z^T a."""
-        return Gradient(weighted_sum, float(self.factors @ weights), self.y @ weights)
+        total_weight = float(self.problem.attacked_weight(weights[None])[0])
+        return Gradient(weighted_sum, total_weight, float(self.y @ weights))
 
     def _has_model(self, at: _Point, gradient: Gradient) -> bool:
         """See to a Hessian for the model at this point; False where it has too many columns."""
@@ -335,13 +349,10 @@ class _Newton:
             target, settled = self._target(at, gradient, self.trust.faces)
         except LinAlgError:
             return None
-        # a . (change of the margins)
-        decrease = float(
-            at.weights @ (target.scores - at.scores)
-            - gradient.total_weight * (target.penalty - at.penalty)
-        )
+        change = target.margins - at.margins
+        decrease = float(at.weights @ change)
         self.trust.decrease = decrease
-        return _Step(target, settled, decrease)
+        return _Step(target, change, settled, decrease)
 
     def _target(self, at: _Point, gradient: Gradient, max_faces: int) -> tuple[_Point, bool]:
         """The model's minimiser around a point, for this gradient there, and whether it is exact.
@@ -362,8 +373,10 @@ class _Newton:
         )
         coef = np.zeros_like(at.coef)
         coef[columns] = step.coef
-        change = self.y * self.rows.scores_on(columns, coef - at.coef) + step.intercept * self.y
-        scores = at.scores + change
+        # in place: fresh arrays as long as the samples take longer than sums over them
+        scores = self.rows.scores_on(columns, coef - at.coef) + step.intercept
+        scores *= self.y
+        scores += at.scores
         penalty = self.eps * float(self.norm.value(coef))
         intercept = at.intercept + step.intercept
         margins = scores - penalty * self.factors
@@ -395,7 +408,7 @@ class _Newton:
         target, decrease = step.target, step.predicted_decrease
         if not step.settled and decrease <= rules.ROUNDING_DECREASE:
             return None
-        first = at.first_share(target.margins - at.margins, self.used)
+        first = at.first_share(step.change, self.used)
         ahead = partial(self._between, at, target)
         return rules.line_search(at.log_risk, ahead, self._separates, decrease, first)
 
@@ -404,7 +417,8 @@ class _Newton:
         if share == 1:
             if self.reached is not None and self.reached[0] is target:
                 return self.reached[1]
-            self.reached = target, self._evaluated(target.coef, target.intercept, target.scores)
+            known = target.coef, target.intercept, target.scores, target.margins
+            self.reached = target, self._evaluated(*known)
             return self.reached[1]
         return self._evaluated(
             at.coef + share * (target.coef - at.coef),
@@ -442,22 +456,26 @@ class _Newton:
     def _certified(self, at: _Point, step: _Step) -> Solution | None:
         """The target, if the model's weights a' = a - C delta prove it to the tolerance."""
         hessian = self.hessian
-        target = step.target
+        target, change = step.target, step.change
         # the square of a decrease from far away may be out of range
         decrease = min(step.predicted_decrease, 1.0)
         close = decrease <= rules.CLOSE_DECREASE and _LEAST_GAP * decrease**2 <= self.tol
         if not step.settled or not close or hessian is None:
             return None
         for _ in range(rules.MAX_REFINEMENTS):
-            weights = at.weights - hessian.margins.apply(target.margins - at.margins)
-            if not np.any(weights > 0):
+            weights = hessian.margins.apply(change)
+            np.subtract(at.weights, weights, out=weights)
+            np.maximum(weights, 0, out=weights)
+            if not np.any(weights):
                 return None
-            feasible = self._cancelled(self.problem.balanced(np.maximum(weights, 0)[None]))
-            del weights  # as long as the samples
             reached = self._between(at, target, 1.0)
             log_risk = reached.log_risk
-            # at the minimiser the best scale of the weights is their total times the risk
-            near = np.array([log_risk + math.log(reached.weights.sum())])
+            gap, scale = _gap_near(weights, reached)
+            if gap > self.tol:
+                return None
+            near = np.array([log_risk + math.log(scale * weights.sum())])
+            feasible = self._cancelled(self.problem.balanced(weights[None]))
+            del weights  # as long as the samples
             bound = self.loss.log_risk_bound(feasible, self.problem.log_weight, near)
             if risk_gap(float(bound[0]), log_risk) > self.tol:
                 return None  # even if they were feasible
@@ -474,6 +492,7 @@ class _Newton:
                 target, _ = self._target(at, gradient, rules.FACES)
             except LinAlgError:
                 return None
+            change = target.margins - at.margins
         return None
 
     def _cancelled(self, weights: np.ndarray) -> np.ndarray:
@@ -482,3 +501,16 @@ class _Newton:
         if not 0 < products <= _MOST_PRODUCTS or proves_not_separable(self.problem, weights)[0]:
             return weights
         return cancelling_weights(self.problem, weights[0], self.immovable)[None]
+
+
+def _gap_near(weights: np.ndarray, at: _Point) -> tuple[float, float]:
+    r"""The gap that weights a' near those of a point would prove at it, and the scale t at which
+    they do: to second order, the least :math:`\tfrac12 \sum_i (t a'_i - a_i)^2 / c_i`.
+    """
+    c = np.maximum(at.curvatures, _LEAST_CURVATURE * at.weights)
+    np.maximum(c, np.finfo(float).tiny, out=c)
+    relative = weights / c
+    scale = float(relative @ at.weights) / float(relative @ weights)
+    excess = scale * weights
+    excess -= at.weights
+    return 0.5 * float(excess @ np.divide(excess, c, out=relative)), scale
