@@ -32,7 +32,7 @@ _TIE_ROUNDING = 1e-15  # sizes of tied coordinates, where units were changed
 _BOUND_ROUNDING = 1e-12  # a coordinate of the weighted sum against its bound
 _VALUE_ROUNDING = 1e-14  # values of the model
 
-_BLOCK_ROUNDS = 5  # rounds without fewer changes after which block pivoting ends
+_BLOCK_ROUNDS = 2  # rounds without fewer changes after which block pivoting ends
 
 # The search along a step
 # Shares of a step that are tried together; where all raise the model, each times the last
