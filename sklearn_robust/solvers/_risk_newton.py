@@ -16,7 +16,7 @@ from scipy.linalg import LinAlgError
 from sklearn_robust.certificates import cancelling_weights, proves_not_separable
 from sklearn_robust.losses import MarginLoss, log_risk_and_derivatives
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.rows import DenseRows, GramRows
+from sklearn_robust.rows import DenseRows, GramRows, SparseRows
 from sklearn_robust.solvers import _newton_rules as rules
 from sklearn_robust.solvers._model_minimiser import LEAST_INSET, minimise_model
 from sklearn_robust.solvers._newton_columns import ColumnChoice, Trust
@@ -27,7 +27,7 @@ from sklearn_robust.solvers._risk_model import (
     Gradient,
     curvature,
 )
-from sklearn_robust.solvers._risk_sample import sample_of_rows
+from sklearn_robust.solvers._risk_sample import EVERY, in_sample, sample_of_rows
 from sklearn_robust.solvers.solution import Solution, risk_gap
 
 # products in a Gram matrix, and features in one of all, up to which it costs less than one more
@@ -77,10 +77,13 @@ class _Step:
 
 @dataclass(frozen=True)
 class _Hessian:
-    """The Hessian of the log-risk by the margins, and by the coefficients."""
+    """The Hessian of the log-risk by the margins, and by the coefficients; whether the latter is an
+    estimate from a sample of the rows.
+    """
 
     margins: MarginHessian
     model: Curvature
+    sampled: bool
 
 
 def newton(
@@ -168,6 +171,9 @@ class _Newton:
     choice : ColumnChoice
     hessian : _Hessian or None
         The last one; None asks for a new one.
+    sample : DenseRows, SparseRows or None
+        The rows of which the next Hessian is made, instead of all: those of the first one, at the
+        minimiser of their risk.
     trust : Trust
     reached : tuple of _Point and _Point, or None
         The last target that was evaluated, and the point there.
@@ -204,6 +210,7 @@ class _Newton:
         )
         self.immovable = np.flatnonzero((self.choice.scale == 0) | (self.eps == 0))
         self.hessian: _Hessian | None = None
+        self.sample: DenseRows | SparseRows | None = None
         self.trust = Trust()
         self.reached: tuple[_Point, _Point] | None = None
 
@@ -216,6 +223,8 @@ class _Newton:
     ) -> tuple[Solution | None, np.ndarray, int]:
         """Iterate: gradient, model, step, convergence, search."""
         at = self._start(start, near)
+        if near is not None and isinstance(self.rows, DenseRows | SparseRows):
+            self.sample = sample_of_rows(self.rows)
         trust = self.trust
         iteration = 0
         while iteration < max_iter and not trust.lost and not self._separates(at):
@@ -313,27 +322,52 @@ class _Newton:
         trust = self.trust
         if self.hessian is None or not trust.converges or not self._serves(at, gradient):
             c = rules.curvatures(at.curvatures, at.margins, at.weights, cautious=trust.cautious)
-            centre = self.centre[columns]
-            sums = CurvatureSums.of(
-                self.rows,
-                columns,
-                centre,
-                self.y,
-                self.factors,
-                c,
-                at.weights,
-                exact=trust.exact,
-            )
-            model = curvature(
-                sums, gradient, columns, centre, fit_intercept=self.problem.fit_intercept
-            )
-            self.hessian = _Hessian(MarginHessian(c, at.weights, model.theta), model)
+            sample, self.sample = self.sample, None
+            if sample is None:
+                of_rows = self.rows, self.y, self.factors, c, at.weights
+                model = self._curvature(columns, gradient, *of_rows)
+            else:
+                model = self._sampled_curvature(columns, sample, c, at.weights)
+            margins = MarginHessian(c, at.weights, model.theta)
+            self.hessian = _Hessian(margins, model, sampled=sample is not None)
         trust.decrease_before = trust.decrease
         return True
 
+    def _curvature(
+        self,
+        columns: np.ndarray | slice,
+        gradient: Gradient,
+        rows: GramRows,
+        y: np.ndarray,
+        r: np.ndarray | float,
+        c: np.ndarray,
+        a: np.ndarray,
+    ) -> Curvature:
+        """The Hessian by some columns, of rows with labels y, factors r, curvatures c and weights
+        a, which have this gradient.
+        """
+        centre = self.centre[columns]
+        sums = CurvatureSums.of(rows, columns, centre, y, r, c, a, exact=self.trust.exact)
+        return curvature(sums, gradient, columns, centre, fit_intercept=self.problem.fit_intercept)
+
+    def _sampled_curvature(
+        self,
+        columns: np.ndarray | slice,
+        rows: DenseRows | SparseRows,
+        c: np.ndarray,
+        a: np.ndarray,
+    ) -> Curvature:
+        """An estimate of the Hessian from a sample of the rows, each of which stands for some."""
+        y, c, a = in_sample(self.y), EVERY * in_sample(c), EVERY * in_sample(a)
+        r = self.factors if isinstance(self.factors, float) else in_sample(self.factors)
+        # its own gradient: the estimate is positive semidefinite
+        weighted_sum = rows.weighted_sum((y * a)[None])[0]
+        gradient = Gradient(weighted_sum, float(np.sum(r * a)), float(y @ a))
+        return self._curvature(columns, gradient, rows, y, r, c, a)
+
     def _serves(self, at: _Point, gradient: Gradient) -> bool:
         """Whether to reuse the Hessian: it is expensive, and it covers all active columns."""
-        if self.hessian is None or self._products < _CHEAP_PRODUCTS:
+        if self.hessian is None or self.hessian.sampled or self._products < _CHEAP_PRODUCTS:
             return False
         columns = self.hessian.model.columns
         cheap = isinstance(columns, slice) and len(at.coef) <= _CHEAP_COLUMNS
@@ -460,7 +494,7 @@ class _Newton:
         # the square of a decrease from far away may be out of range
         decrease = min(step.predicted_decrease, 1.0)
         close = decrease <= rules.CLOSE_DECREASE and _LEAST_GAP * decrease**2 <= self.tol
-        if not step.settled or not close or hessian is None:
+        if not step.settled or not close or hessian is None or hessian.sampled:
             return None
         for _ in range(rules.MAX_REFINEMENTS):
             weights = hessian.margins.apply(change)
