@@ -40,6 +40,7 @@ _INSET_SHARE = 0.4
 _MOST_INSET = 1e-3  # share of the radius by which they stay inside at most
 # the gap that the weights of a model prove is larger than this times the square of its decrease
 _LEAST_GAP = 0.3
+_CENTRE_ROWS = 1000  # rows, about, whose mean is near enough to that of all
 _LEAST_CURVATURE = 1e-6  # curvature, as a share of the weight, that the gap is divided by at least
 # products in a least-squares problem up to which weights are moved to cancel immovable features
 _MOST_PRODUCTS = 1e9
@@ -300,12 +301,16 @@ class _Newton:
     @cached_property
     def centre(self) -> np.ndarray:
         """About the mean of the rows, subtracted from them in Gram matrices, where an intercept
-        absorbs it, (d,).
+        absorbs it, (d,); zero where it is as close to the rows.
         """
         if not self.problem.fit_intercept:
             return np.zeros(len(self.choice.scale))
-        rows = sample_of_rows(self.rows) if isinstance(self.rows, DenseRows) else None
-        return self.rows.mean() if rows is None else rows.mean()
+        if not isinstance(self.rows, DenseRows):
+            return self.rows.mean()
+        some = self.rows.X[:: 1 + len(self.y) // _CENTRE_ROWS]
+        mean: np.ndarray = some.mean(axis=0, dtype=np.float64)
+        far = np.abs(mean) > some.std(axis=0, dtype=np.float64)
+        return np.where(far, mean, 0.0)
 
     # -- gradient and model
 
