@@ -41,7 +41,6 @@ _MOST_INSET = 1e-3  # share of the radius by which they stay inside at most
 # the gap that the weights of a model prove is larger than this times the square of its decrease
 _LEAST_GAP = 0.3
 _CENTRE_ROWS = 1000  # rows, about, whose mean is near enough to that of all
-_LEAST_CURVATURE = 1e-6  # curvature, as a share of the weight, that the gap is divided by at least
 # products in a least-squares problem up to which weights are moved to cancel immovable features
 _MOST_PRODUCTS = 1e9
 
@@ -509,7 +508,7 @@ class _Newton:
                 return None
             reached = self._between(at, target, 1.0)
             log_risk = reached.log_risk
-            gap, scale = _gap_near(weights, reached)
+            gap, scale = rules.gap_near(weights, reached.weights, reached.curvatures)
             if gap > self.tol:
                 return None
             near = np.array([log_risk + math.log(scale * weights.sum())])
@@ -540,16 +539,3 @@ class _Newton:
         if not 0 < products <= _MOST_PRODUCTS or proves_not_separable(self.problem, weights)[0]:
             return weights
         return cancelling_weights(self.problem, weights[0], self.immovable)[None]
-
-
-def _gap_near(weights: np.ndarray, at: _Point) -> tuple[float, float]:
-    r"""The gap that weights a' near those of a point would prove at it, and the scale t at which
-    they do: to second order, the least :math:`\tfrac12 \sum_i (t a'_i - a_i)^2 / c_i`.
-    """
-    c = np.maximum(at.curvatures, _LEAST_CURVATURE * at.weights)
-    np.maximum(c, np.finfo(float).tiny, out=c)
-    relative = weights / c
-    scale = float(relative @ at.weights) / float(relative @ weights)
-    excess = scale * weights
-    excess -= at.weights
-    return 0.5 * float(excess @ np.divide(excess, c, out=relative)), scale
