@@ -411,7 +411,7 @@ class _Newton:
         )
         coef = np.zeros_like(at.coef)
         coef[columns] = step.coef
-        # in place: fresh arrays as long as the samples take longer than sums over them
+        # a fresh array as long as the samples takes longer than a sum over one
         scores = self.rows.scores_on(columns, coef - at.coef) + step.intercept
         scores *= self.y
         scores += at.scores
