@@ -362,7 +362,8 @@ class _Newton:
         a: np.ndarray,
     ) -> Curvature:
         """An estimate of the Hessian from a sample of the rows, each of which stands for some."""
-        y, c, a = in_sample(self.y), EVERY * in_sample(c), EVERY * in_sample(a)
+        y = in_sample(self.y)
+        c, a = EVERY * in_sample(c), EVERY * in_sample(a)
         r = self.factors if isinstance(self.factors, float) else in_sample(self.factors)
         # its own gradient: the estimate is positive semidefinite
         weighted_sum = rows.weighted_sum((y * a)[None])[0]
