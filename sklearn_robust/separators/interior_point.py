@@ -33,9 +33,10 @@ _FIRST_PROOF = 5
 # consecutive certificates without a smaller gap, after which the method ends: rounding allows no
 # smaller one
 _MAX_MISSED_CERTIFICATES = 6
-# unknowns, at most, of the active-set steps from iterates that look solved, and are not: the first
-# one is to cost less than a step of the method
-_FACE_UNKNOWNS = (400, 6000, 6000)
+# unknowns, at most, of the active-set steps from iterates that look solved, and are not; the first
+# two are to cost no more than a step of the method
+_FACE_UNKNOWNS = (400, 400, 6000, 6000)
+_EARLY = 1e-4  # estimated gap from which the first of them often ends a small program
 _NEAR = 10  # estimated over asked gap up to which an iterate is certified
 # estimated gap, and complementarity for margins of order 1, down to which single precision suffices
 # for the matrix
@@ -101,6 +102,7 @@ def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
     unit = form.unit * math.sqrt(program.rows.shape[1])
     state, last = form.start(), math.inf
     best, face_steps = _Best(), 0
+    small = 2 * min(form.rows.shape) <= _FACE_UNKNOWNS[0]
     weighted_sum, scores = form.start_weights @ form.rows, np.zeros(len(form.rows))
 
     def certify() -> Certified:
@@ -118,9 +120,10 @@ def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
             cancelling = cancelling_newton_weights(program)
             if cancelling is not None:
                 return Point(form.signs @ state.coordinates, cancelling)
-        if near or (gamma <= 0 and iteration >= _FIRST_PROOF):
+        early = small and face_steps == 0 and estimate <= _EARLY
+        if near or early or (gamma <= 0 and iteration >= _FIRST_PROOF):
             certified = certify()
-            if near and not best.ended(tol) and face_steps < len(_FACE_UNKNOWNS):
+            if (near or early) and not best.ended(tol) and face_steps < len(_FACE_UNKNOWNS):
                 # rounding may hold the certified gap far above the estimate, as next to eps*, where
                 # the face is known all the same
                 on_face = newton_step(program, certified, _FACE_UNKNOWNS[face_steps])
