@@ -30,7 +30,7 @@ _MAX_DENSE = 30_000_000  # entries of the dense rows up to which the method serv
 _MAX_ITERATES = 80  # most programs take 10 to 20
 # the first iterate without a margin that is certified; without adversary weights that cancel are
 # sought once
-_FIRST_PROOF = 5
+_FIRST_PROOF = 8
 # consecutive certificates without a smaller gap, after which the method ends: rounding allows no
 # smaller one
 _MAX_MISSED_CERTIFICATES = 6
@@ -115,7 +115,7 @@ def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
 
 
 def _iterates(program: MaxMarginForm, tol: float, *, reduces: bool) -> _Best | None:
-    """The best iterate; None where rows that were left out turn out to be needed."""
+    """The best iterate; None where rows that were left out are needed, or may be."""
     form = StandardForm.of(program)
     n, d = form.rows.shape
     # `program.rows` over `form.rows`
@@ -156,7 +156,7 @@ def _iterates(program: MaxMarginForm, tol: float, *, reduces: bool) -> _Best | N
                     best.offer(program.certify(on_face))
             if best.ended(tol):
                 break
-            if near and _misses_rows(program, certified, rows):
+            if near and len(rows) < n and _misses_rows(program, certified, rows):
                 return None
         if cuts and estimate <= cuts[0][0]:
             kept = _kept(form, state, cuts.pop(0)[1])
@@ -177,10 +177,8 @@ def _iterates(program: MaxMarginForm, tol: float, *, reduces: bool) -> _Best | N
         weighted_sum = moved.multipliers[form.margins] @ form.rows
         state, last = form.settled(moved, scores), estimate
     if not best.ended(tol) and iteration:  # the last iterate may be the best one
-        certified = certify()
-        if _misses_rows(program, certified, rows):
-            return None
-    return best
+        certify()
+    return best if len(rows) == n or best.gap <= tol or best.bound == 0 else None
 
 
 def _knows_active_set(form: StandardForm, state: State) -> bool:
@@ -207,10 +205,7 @@ def _kept(form: StandardForm, state: State, share: float) -> NDArray[np.intp]:
 
 def _misses_rows(program: MaxMarginForm, point: Certified, rows: NDArray[np.intp]) -> bool:
     """Whether, in a class, a row that was left out lies below all others."""
-    n = len(point.weights)
-    if len(rows) == n:
-        return False
-    left_out, scores = np.ones(n, dtype=bool), program.rows @ point.coef
+    left_out, scores = np.ones(len(point.weights), dtype=bool), program.rows @ point.coef
     left_out[rows] = False
     return any(
         scores[members & left_out].min(initial=math.inf)

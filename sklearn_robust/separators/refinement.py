@@ -177,7 +177,7 @@ def _solve_conditions(
         system[k, k] = -1 / size
     coupling[weights] = face.gather(program.rows) - face.gather(slope)
     goal[weights] = slack
-    if intercept is not None:
+    if program.labels is not None:
         system[weights, intercept] = system[intercept, weights] = program.labels
         goal[intercept] = -program.labels @ a
     step = _solve_blocks(
