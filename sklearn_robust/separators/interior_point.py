@@ -39,7 +39,8 @@ _MAX_MISSED_CERTIFICATES = 6
 _FACE_UNKNOWNS = (400, 400, 6000, 6000)
 # estimated gap from which the first of them often is the solution: where in all but so many pairs
 # slack and multiplier, each relative to the largest, are this factor apart
-_EARLY, _UNDECIDED_PAIRS, _APART = 1e-4, 4, 10.0
+_EARLY = 1e-4
+_UNDECIDED_PAIRS, _APART = 4, 10.0
 _NEAR = 10  # estimated over asked gap up to which an iterate is certified
 # estimated gap, and complementarity for margins of order 1, down to which single precision suffices
 # for the matrix
@@ -187,9 +188,8 @@ def _knows_active_set(form: StandardForm, state: State) -> bool:
     for pairs in (form.coordinates, form.margins, *(cap.pairs for cap in form.caps)):
         slacks, multipliers = state.slacks[pairs], state.multipliers[pairs]
         share = slacks * multipliers.max(initial=0), multipliers * slacks.max(initial=0)
-        undecided += np.count_nonzero(
-            (share[0] < _APART * share[1]) & (share[1] < _APART * share[0])
-        )
+        close = (share[0] < _APART * share[1]) & (share[1] < _APART * share[0])
+        undecided += int(np.count_nonzero(close))
     return undecided <= _UNDECIDED_PAIRS
 
 
