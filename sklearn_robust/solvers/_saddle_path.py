@@ -21,19 +21,22 @@ from typing import Self
 
 import numpy as np
 
-from sklearn_robust._array_api import Array, namespace
+from sklearn_robust._array_api import Array, like, namespace
 from sklearn_robust.certificates import best_intercept, over_size
 from sklearn_robust.norms import LpNorm, shave_level
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.rows import squared_norm_bound
 from sklearn_robust.threats import residual
 
 _CERTIFY_EVERY = 8  # iterations; each certificate is of the last iterates and of their mean
 _SHORTEN = 0.9  # factor at least on a step that was too long
+_POWERS = 4  # power iterations for the first step
+_UNIT = 0.5  # the unit of perturbations, as a share of the largest singular value
 
 # A mean or an iterate takes over where its gap is this share of that at the last restart; or this
 # share, if it grows again; or after this share of all iterations.
-_ENOUGH, _SOME, _LONG = 0.2, 0.8, 0.36
+_ENOUGH = 0.2
+_SOME = 0.8
+_LONG = 0.36
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ class SaddlePath:
         The product of both step sizes is its square.
     balance : array of shape (k,)
         The square root of the quotient of the step sizes, of the weights' over the predictor's.
-    unit : float
-        A singular value of Z by size: the unit of perturbations beside weights.
+    unit : array of shape (k,)
+        The unit of perturbations, beside weights of the samples.
     gap_at_anchor, last_gap : array of shape (k,)
         Bound minus margin, at the last restart and at the last certificate.
     coef : array of shape (k, d)
@@ -104,19 +107,19 @@ class SaddlePath:
         xp, weights = namespace(problem.y), problem.class_shares()
         weighted_sum = problem.weighted_sum(weights)
         zero, zeros = xp.zeros_like(weighted_sum[:, 0]), xp.zeros_like(weighted_sum)
-        n, d = weights.shape[1], weighted_sum.shape[1]
         self.problem = problem
         self.norm = norm
         self.now = _Sides(zeros, weights, zeros, xp.zeros_like(weights), weighted_sum)
-        self.unit = math.sqrt(squared_norm_bound(problem.rows) / min(n, d)) or 1.0
-        self.step = zero + 1 / self.unit
+        size = _largest_singular_value(problem)
+        self.step, self.unit = 1 / size, _UNIT * size
         # the Euclidean radius of the unit ball, beside that of the simplex
-        self.balance = zero + d ** -max(0.0, 0.5 - 1 / norm.p)
+        self.balance = zero + problem.n_features ** -max(0.0, 0.5 - 1 / norm.p)
         self.total, self.anchor = self.now.mapped(xp.zeros_like), self.now
         self.age = zero
         self.gap_at_anchor = self.last_gap = self.bound = zero + math.inf
         self.margin = zero - math.inf
-        self.coef, self.intercept, self.proof = zeros, zero, weights
+        self.coef, self.intercept = zeros, zero
+        self.proof = weights
         self.not_separable = zero > 0
 
     @property
@@ -137,7 +140,7 @@ class SaddlePath:
         coef = self.norm.project(now.coef + up * (now.weighted_sum - now.taken))
         scores = problem.signed_scores(coef)
         weights = feasible_projection(problem, now.weights - down * (2 * scores - now.scores))
-        against = now.taken + down * self.unit**2 * (2 * coef - now.coef)
+        against = now.taken + down * self.unit[:, None] ** 2 * (2 * coef - now.coef)
         taken = problem.threat.project(against, problem.radius)
         moved = _Sides(coef, weights, taken, scores, problem.weighted_sum(weights))
         self._shorten(now.mapped(lambda old, new: new - old, moved))
@@ -158,7 +161,7 @@ class SaddlePath:
         for name, value in vars(self).items():
             if isinstance(value, _Sides):
                 setattr(self, name, value.mapped(lambda array: array[rows]))
-            elif name not in ("problem", "norm", "unit", "iterations", "is_certified"):
+            elif name not in ("problem", "norm", "iterations", "is_certified"):
                 setattr(self, name, value[rows])
         return self
 
@@ -166,7 +169,7 @@ class SaddlePath:
         """The squares of the moves of the two sides, (k,) each."""
         xp = namespace(move.coef)
         of_weights = xp.sum(move.weights**2, axis=-1)
-        of_taken = xp.sum((move.taken / self.unit) ** 2, axis=-1)
+        of_taken = xp.sum((move.taken / self.unit[:, None]) ** 2, axis=-1)
         return xp.sum(move.coef**2, axis=-1), of_weights + of_taken
 
     def _shorten(self, move: _Sides) -> None:
@@ -227,6 +230,27 @@ class SaddlePath:
         self.proof = xp.where(tighter[:, None], at.weights, self.proof)
         self.bound = xp.where(tighter, bound, self.bound)
         return bound - margin
+
+
+def _largest_singular_value(problem: RobustProblem) -> Array:
+    """About the largest singular value of Z, on the differences of feasible weights, (k,); 1 where
+    it is 0.
+    """
+    xp, (k, n) = namespace(problem.y), problem.y.shape
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(1, n))
+    weights = like(problem.y, np.repeat(signs, k, axis=0))
+    for _ in range(_POWERS):
+        centred = xp.zeros_like(weights)
+        for members in problem.classes:
+            share = xp.where(members, xp.ones_like(weights), 0 * weights)
+            mean = xp.sum(share * weights, axis=-1) / xp.sum(share, axis=-1)
+            centred = xp.where(members, weights - mean[:, None], centred)
+        size = LpNorm(2).value(centred)
+        centred = centred / xp.where(size > 0, size, xp.ones_like(size))[:, None]
+        weighted_sum = problem.weighted_sum(centred)
+        weights = problem.signed_scores(weighted_sum)
+    value = LpNorm(2).value(weighted_sum)
+    return xp.where(value > 0, value, xp.ones_like(value))
 
 
 def feasible_projection(problem: RobustProblem, x: Array) -> Array:

@@ -217,7 +217,9 @@ class _AscentRun(Run[_AscentPath | SaddlePath]):
                 at.not_separable[i] = ended[i] = True
         return ended, converged
 
-    def solution(self, i: int, iteration: int, at: _State | SaddlePath, converged: bool | None) -> Solution:
+    def solution(
+        self, i: int, iteration: int, at: _State | SaddlePath, converged: bool | None
+    ) -> Solution:
         """The solution of problem i, scaled to a smallest margin of 1 and certified again."""
         row = slice(i, i + 1)
         one = self.problem.select(row)
@@ -330,4 +332,3 @@ def _trial(
         if not bool(xp.any(refused)):
             return weights, weighted_sum, xp.sqrt(2 * new_value), curvature
         curvature = xp.where(refused, 2 * curvature, curvature)
-
