@@ -269,16 +269,21 @@ class LimitedBoxes(Box):
         known = inside and np.isfinite(total).all()
         return total if known else super().supports(V)
 
-    def reaches(self, v: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Whether the support functions in directions (d,) or (n, d) are at least numbers (n,)."""
-        reach = np.where(v > 0, self.reach_above, -np.asarray(self.reach_below))
-        reached, open_ = decide(np.inf, self.X, v, self.limits, reach, None, values)
+    def reaches(
+        self, v: np.ndarray, values: np.ndarray, which: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Whether the support functions are at least numbers; see `threats.reaches`."""
+        ends = below, above = np.asarray(self.reach_below), np.asarray(self.reach_above)
+        if which is not None and max(below.ndim, above.ndim) > 1:  # a reach of each sample
+            v, which = v[which], None
+        reach = np.where(v > 0, above, -below)
+        reached, open_ = decide(np.inf, self.X, v, self.limits, reach, None, values, which)
         if open_.any():
-            below, above = (
-                rows_of(np.asarray(end), open_) for end in (self.reach_below, self.reach_above)
+            own = v if which is None else v[which]
+            rest = LimitedBoxes(
+                *(rows_of(end, open_) for end in ends), self.X[open_], self.limits
             )
-            rest = LimitedBoxes(below, above, self.X[open_], self.limits)
-            reached[open_] = rest.support(rows_of(v, open_)) >= values[open_]
+            reached[open_] = rest.support(rows_of(own, open_)) >= values[open_]
         return reached
 
 
