@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.utils import gen_batches
 
 from sklearn_robust.threats import (
     Box,
@@ -143,7 +142,7 @@ class Rivals:
         for one in np.flatnonzero(alone):
             c, k = divmod(int(one), n_classes)
             v, of_pair = self.coef[k] - self.coef[c], np.flatnonzero(pair == one)
-            for block in gen_batches(len(of_pair), max(1, _BLOCK_ENTRIES // d)):
+            for block in slices(len(of_pair), max(1, _BLOCK_ENTRIES // d)):
                 i = samples[of_pair[block]]
                 sets = at(self.units[c], self._points(rows, i), _one_or_all(radius[i]))
                 lost[i, k] = reaches(sets, v, leads[i, k])
@@ -151,7 +150,7 @@ class Rivals:
         owners = self._first_class[y[samples[rest]]]
         for unit in np.unique(owners):
             of_unit = rest[owners == unit]
-            for block in gen_batches(len(of_unit), max(1, _BLOCK_ENTRIES // d)):
+            for block in slices(len(of_unit), max(1, _BLOCK_ENTRIES // d)):
                 i, k = samples[of_unit[block]], others[of_unit[block]]
                 sets = at(self.units[unit], self._points(rows, i), _one_or_all(radius[i]))
                 met, which = np.unique(pair[of_unit[block]], return_inverse=True)
@@ -194,7 +193,7 @@ class Rivals:
         """The samples of each class, some of them at a time, and the class."""
         for c in np.unique(y):
             members = np.flatnonzero(y == c)
-            for block in gen_batches(len(members), max(1, _BLOCK_ENTRIES // self.coef.shape[1])):
+            for block in slices(len(members), max(1, _BLOCK_ENTRIES // self.coef.shape[1])):
                 yield members[block], int(c)
 
     def _points(self, rows: slice, part: np.ndarray) -> Any:
@@ -225,6 +224,12 @@ class Rivals:
         return np.stack(
             [support(one, sign * (coef - w)) for one, w in zip(self.units, coef, strict=True)]
         )
+
+
+def slices(n: int, size: int) -> Iterator[slice]:
+    """The places of n samples, so many at a time."""
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
 
 
 def _one_or_all(radius: np.ndarray) -> Any:
