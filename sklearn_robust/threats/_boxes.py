@@ -280,9 +280,7 @@ class LimitedBoxes(Box):
         reached, open_ = decide(np.inf, self.X, v, self.limits, reach, None, values, which)
         if open_.any():
             own = v if which is None else v[which]
-            rest = LimitedBoxes(
-                *(rows_of(end, open_) for end in ends), self.X[open_], self.limits
-            )
+            rest = LimitedBoxes(*(rows_of(end, open_) for end in ends), self.X[open_], self.limits)
             reached[open_] = rest.support(rows_of(own, open_)) >= values[open_]
         return reached
 
