@@ -18,6 +18,8 @@ from sklearn_robust.threats._limits import bound_limits, check_limits, dense, ro
 from sklearn_robust.threats._members import call_of, check_numbers, per_feature, times
 from sklearn_robust.threats._mixin import ThreatMixin
 
+_BLOCK_ENTRIES = 2**15  # entries of bounds that are computed at a time, in the cache
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Box(ThreatMixin):
@@ -237,8 +239,15 @@ class LimitedBoxes(Box):
 
     @cached_property
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        below, above = room(self.X, self.limits)
-        return np.maximum(self.reach_below, below), np.minimum(self.reach_above, above)
+        X = np.atleast_2d(self.X)
+        lower, upper = np.empty(X.shape), np.empty(X.shape)
+        size = max(1, _BLOCK_ENTRIES // X.shape[1])
+        for first in range(0, len(X), size):
+            rows = slice(first, first + size)
+            below, above = room(X[rows], self.limits)
+            np.maximum(_rows(self.reach_below, rows), below, out=lower[rows])
+            np.minimum(_rows(self.reach_above, rows), above, out=upper[rows])
+        return lower.reshape(self.X.shape), upper.reshape(self.X.shape)
 
     @property
     def lower(self) -> np.ndarray:
@@ -283,6 +292,11 @@ class LimitedBoxes(Box):
             rest = LimitedBoxes(*(rows_of(end, open_) for end in ends), self.X[open_], self.limits)
             reached[open_] = rest.support(rows_of(own, open_)) >= values[open_]
         return reached
+
+
+def _rows(bounds: Any, rows: slice) -> Any:
+    """The bounds of some samples; those of all, where they are one."""
+    return bounds[rows] if np.ndim(bounds) == 2 else bounds
 
 
 def _opposite(value: Any) -> Any:
