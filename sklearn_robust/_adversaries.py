@@ -171,17 +171,18 @@ class Boxes:
 
     @classmethod
     def of(cls, y: np.ndarray, lower: Any, upper: Any) -> Boxes:
-        """The boxes lower_i <= delta <= upper_i, (n, d) or (d,), of samples with labels y."""
+        """The boxes lower_i <= delta <= upper_i, (n, d) or (d,), of samples with labels y; arrays
+        (n, d) are overwritten.
+        """
         up = y > 0
         if lower.ndim == 1:
             ends = np.stack([upper, 0.0 - lower])
             return cls(ends[up.astype(int)], ends[(~up).astype(int)])
-        positive, negative = np.empty(lower.shape), np.empty(lower.shape)
         for rows in row_blocks(*lower.shape):
-            of_up = up[rows, None]
-            positive[rows] = np.where(of_up, 0.0 - lower[rows], upper[rows])
-            negative[rows] = np.where(of_up, upper[rows], 0.0 - lower[rows])
-        return cls(positive, negative)
+            low, high = 0.0 - lower[rows], upper[rows].copy()
+            lower[rows] = np.where(up[rows, None], low, high)
+            upper[rows] = np.where(up[rows, None], high, low)
+        return cls(lower, upper)
 
     factors = None
 
@@ -343,9 +344,7 @@ def _as_one_ball(sets: Sequence[Any]) -> tuple[LpBall, list[float]] | None:
     return largest, [0.0 if _is_nothing(one) else one.eps / largest.eps for one in sets]
 
 
-def _boxes(
-    sets: Sequence[Any], X: Any, y: np.ndarray, radius: np.ndarray | None
-) -> Boxes | None:
+def _boxes(sets: Sequence[Any], X: Any, y: np.ndarray, radius: np.ndarray | None) -> Boxes | None:
     """The boxes of the samples; None where some set is no box."""
     if sets[0] is sets[1]:
         found = _box_of(sets[0], X, radius)
