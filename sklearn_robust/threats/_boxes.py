@@ -282,14 +282,15 @@ class LimitedBoxes(Box):
         self, v: np.ndarray, values: np.ndarray, which: np.ndarray | None = None
     ) -> np.ndarray:
         """Whether the support functions are at least numbers; see `threats.reaches`."""
-        ends = below, above = np.asarray(self.reach_below), np.asarray(self.reach_above)
+        below, above = np.asarray(self.reach_below), np.asarray(self.reach_above)
         if which is not None and max(below.ndim, above.ndim) > 1:  # a reach of each sample
             v, which = v[which], None
         reach = np.where(v > 0, above, -below)
         reached, open_ = decide(np.inf, self.X, v, self.limits, reach, None, values, which)
         if open_.any():
             own = v if which is None else v[which]
-            rest = LimitedBoxes(*(rows_of(end, open_) for end in ends), self.X[open_], self.limits)
+            below, above = rows_of(below, open_), rows_of(above, open_)
+            rest = LimitedBoxes(below, above, self.X[open_], self.limits)
             reached[open_] = rest.support(rows_of(own, open_)) >= values[open_]
         return reached
 
