@@ -3,7 +3,7 @@ themselves.
 
 For a predictor W it is the largest factor at which W separates. By Dinkelbach's method: the
 predictor of largest margin at a factor has a larger factor of its own, until there is none. The
-weights of these programs, and of one just above the factor, bound it (`_factor_proof`).
+weights of these programs, and of one just above the factor, bound it (`_pair_proofs`).
 
 Where nothing separates at factor 1, weights of worst points prove it (`_worst_points`), or those at
 the minimiser of a risk.
@@ -21,12 +21,12 @@ from sklearn_robust._conic_sets import TERM_ROUNDING
 from sklearn_robust._documentation import see
 from sklearn_robust._pair_groups import BoxGroup, ConeGroup
 from sklearn_robust._pair_programs import PairProgram
+from sklearn_robust._pair_proofs import least_multiple
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import best_intercept, predictor
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm, Norm
-from sklearn_robust.separators._factor_proof import least_multiple
 from sklearn_robust.separators._joint_sets import TRIES, certified, maximise_margin
 from sklearn_robust.separators._max_margin_form import column_sizes
 from sklearn_robust.separators._worst_points import decide_by_worst_points

@@ -1,8 +1,8 @@
-r"""The least multiple of the sets of samples at which weights prove that nothing separates.
+r"""Weights and perturbations of the pairs of a sample and a rival, moved to where they prove.
 
-Weights :math:`a_{ik}` of the pairs of a sample and a rival, and the weighted sums :math:`T_{lk} =
-\sum_i a_{ik} \delta_{ik}` of the perturbations of the samples of class l against k, prove it at a
-factor :math:`\varphi` on the sets where
+Weights :math:`a_{ik}`, and the weighted sums :math:`T_{lk} = \sum_i a_{ik} \delta_{ik}` of the
+perturbations of the samples of class l against k, prove at a factor :math:`\varphi` on the sets
+that nothing separates, and a bound on the risk, where
 
 .. math:: R = \sum_{ik} a_{ik} (e_{y_i} - e_k) x_i^T + \sum_{lk} (e_l - e_k) T_{lk}^T = 0, \qquad
     T_{lk} \in \varphi \sum_i a_{ik} U_i.
@@ -12,8 +12,8 @@ Those of a cone program obey the first up to its error. They move by the least
 .. math:: \sum_{ik} \frac{\Delta a_{ik}^2}{a_{ik}} + \sum_{lk} \Delta T_{lk} \cdot M_{lk}^{-1}
     \Delta T_{lk}
 
-to where R is 0, M the square of the size of :math:`\sum_i a_{ik} U_i` over its weight, along the
-directions in which it moves. The least :math:`\varphi` that then obeys the second is the answer.
+to where R is 0. M is the room that :math:`T_{lk}` has in its set, little in the directions in which
+it soon leaves it. The least :math:`\varphi` that then obeys the second is the answer.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ from scipy import sparse
 
 from sklearn_robust._conic_programs import Vector
 from sklearn_robust._conic_sets import TERM_ROUNDING, least_share
-from sklearn_robust._pair_groups import BoxGroup, ConeGroup
+from sklearn_robust._pair_groups import LEAST_ROOM, BoxGroup, ConeGroup
 from sklearn_robust._pair_programs import PairProgram
 
 _ROUNDS = 6  # moves at most
 _MOST_EQUATIONS = 2_000  # entries of R at most
 _SINGULAR = 1e-12  # eigenvalue of the equations, relative to the largest, that counts as 0
 _VANISHING = 1e-10  # weights, relative to the largest, that are put to 0 where a move fails
-_LEAST_ROOM = 1e-3  # theta (1 - theta) at least, of a share theta of the way through a box
 
 
 def least_multiple(program: PairProgram, weights: Vector, z: Vector) -> tuple[float, Vector]:
@@ -147,8 +146,8 @@ class _Proof:
         weights = self.weights.copy()
         for low, high, at, rows in self._pairs():
             weights[high, at] *= np.maximum(1 + rows @ (u[low] - u[high]), 0)
-        for part, metric in zip(self.parts, metrics, strict=True):
-            part.add(metric @ ((u[part.group.low] - u[part.group.high])[:d] / self.unit))
+        for part in self.parts:
+            part.add((u[part.group.low] - u[part.group.high])[:d] / self.unit)
         self._take(self.problem.balanced(weights))
 
     def move_inside(self) -> None:
@@ -186,8 +185,8 @@ class _Part(ABC):
         """M, (d, d)."""
 
     @abstractmethod
-    def add(self, change: Vector) -> None:
-        """Change T."""
+    def add(self, force: Vector) -> None:
+        """Change T by the last M times a force (d,)."""
 
     @abstractmethod
     def move_inside(self) -> None:
@@ -214,15 +213,17 @@ class _InCones(_Part):
         return float(self.weights @ self.group.radius)
 
     def metric(self) -> Vector:
-        total = float(self.weights.sum())
+        total, d = float(self.weights.sum()), len(self.u)
+        self._room = self.group.set.room(self.u, self.s)[:, :d]
         share = self._reach**2 / total if total > 0 else 0.0
-        return share * self.group.directions
+        return share * self._room[:d]
 
-    def add(self, change: Vector) -> None:
-        reach = self._reach
-        if reach > 0:
-            u = self.u + change / reach
-            self._take(u, self.inner.with_s(u, self.s))
+    def add(self, force: Vector) -> None:
+        total = float(self.weights.sum())
+        if total > 0:
+            step, d = self._reach / total * (self._room @ force), len(self.u)
+            u = self.u + step[:d]
+            self._take(u, self.inner.with_s(u, self.s + step[d:]))
 
     def _take(self, u: Vector, s: Vector) -> None:
         self.u, self.s = u, s
@@ -271,18 +272,18 @@ class _InBoxes(_Part):
         closed = ~self.open & (high > low)
         theta = np.full(len(low), 0.5)
         theta[closed] = ((self.weights @ self.delta - low)[closed]) / (high - low)[closed]
-        room = np.maximum(theta * (1 - theta), _LEAST_ROOM)
+        room = np.maximum(theta * (1 - theta), LEAST_ROOM) ** 2
         total = float(self.weights.sum()) or 1.0
-        return np.diag(room * (self.weights @ self.shares) ** 2 / total)
+        self._room = room * (self.weights @ self.shares) ** 2 / total
+        return np.diag(self._room)
 
-    def add(self, change: Vector) -> None:
+    def add(self, force: Vector) -> None:
         whole = self.weights @ self.shares
-        step = np.divide(change, whole, out=np.zeros_like(change), where=whole > 0)
+        step = np.divide(self._room * force, whole, out=np.zeros_like(force), where=whole > 0)
         self.delta = self.delta + self.shares * step
 
     def move_inside(self) -> None:
-        above = np.where(self.lower == 0, np.maximum(self.delta, 0), self.delta)
-        self.delta = np.where(self.upper == 0, np.minimum(above, 0), above)
+        self.delta = np.clip(self.delta, self.lower, self.upper)
 
     def multiple(self) -> float:
         (low, high), delta = self._ends(), self.delta
