@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
+from scipy.linalg import lstsq
 
 from sklearn_robust._conic_programs import Vector
 from sklearn_robust._conic_sets import TERM_ROUNDING, least_share
@@ -32,14 +33,15 @@ from sklearn_robust._pair_groups import LEAST_ROOM, BoxGroup, ConeGroup
 from sklearn_robust._pair_programs import PairProgram
 
 _ROUNDS = 6  # moves at most
-_MOST_EQUATIONS = 2_000  # entries of R at most
+# multiplications of a move at most: some ten seconds
+_MOST_WORK = 50_000_000_000
 _SINGULAR = 1e-12  # eigenvalue of the equations, relative to the largest, that counts as 0
 _VANISHING = 1e-10  # weights, relative to the largest, that are put to 0 where a move fails
 
 
 def least_multiple(program: PairProgram, weights: Vector, z: Vector) -> tuple[float, Vector]:
     """The least multiple of the sets of a program at which weights near the given ones prove that
-    nothing separates, inf where none near 1 was found; and these weights (K, n).
+    nothing separates, inf where none near 1 was found or this takes long; and these weights (K, n).
 
     Parameters
     ----------
@@ -49,8 +51,9 @@ def least_multiple(program: PairProgram, weights: Vector, z: Vector) -> tuple[fl
     z : ndarray
         The multipliers of the program, which name perturbations.
     """
-    problem = program.problem
-    if problem.n_classes * (problem.n_features + 1) > _MOST_EQUATIONS:
+    equations = program.problem.n_classes * (program.d + 1)
+    inner = sum(len(group.set.inner.point) ** 3 for group in program.groups)
+    if equations**3 + inner > _MOST_WORK:
         return math.inf, weights
     proof = _Proof(program, weights, z)
     for _ in range(_ROUNDS):
@@ -141,7 +144,8 @@ class _Proof:
         matrix = H.reshape(K * p, K * p)
         size = np.sqrt(np.maximum(np.diag(matrix), np.finfo(float).tiny))
         goal = -left.ravel() / size
-        u = np.linalg.lstsq(matrix / np.outer(size, size), goal, rcond=_SINGULAR)[0] / size
+        scaled = matrix / np.outer(size, size)
+        u = lstsq(scaled, goal, cond=_SINGULAR, lapack_driver="gelsy")[0] / size
         u = u.reshape(K, p)
         weights = self.weights.copy()
         for low, high, at, rows in self._pairs():

@@ -45,6 +45,7 @@ _TRIES = TRIES[1:2]
 _LEAST_FACTOR = 1e-9  # from which it starts where nothing separates at factor 1
 # relative excess over the factor at which a proof is sought
 _BEYOND = (5e-9, 1e-7, 1e-5, 1e-3, 0.1)
+_MOST_COEFFICIENTS = 2_000  # up to which directions that no set moves are sought
 _NORM = LpNorm(math.inf)
 _SOLVER = "cone programs, largest ratio"
 
@@ -202,9 +203,11 @@ class _Search:
 
     def _unmoved(self, coef: Vector, unit: Vector) -> Vector:
         """The nearest coefficients (K, d) whose differences are orthogonal to all directions in
-        which the sets of their classes move samples, in units of the features.
+        which the sets of their classes move samples, in units of the features; 0 for very many.
         """
         K, d = coef.shape
+        if K * d > _MOST_COEFFICIENTS:
+            return np.zeros_like(coef)
         groups: list[ConeGroup | BoxGroup] = [*self.program.groups, *self.program.boxes]
         moves = np.zeros((K, K, d, d))
         for group in groups:
