@@ -138,9 +138,8 @@ class _Proof:
 
         for low, high, at, rows in self._pairs():
             add(low, high, (rows.T * self.weights[high, at]) @ rows)
-        metrics = [part.metric() for part in self.parts]
-        for part, metric in zip(self.parts, metrics, strict=True):
-            add(part.group.low, part.group.high, metric / np.outer(self.unit, self.unit))
+        for part in self.parts:
+            add(part.group.low, part.group.high, part.metric(self.unit))
         matrix = H.reshape(K * p, K * p)
         size = np.sqrt(np.maximum(np.diag(matrix), np.finfo(float).tiny))
         goal = -left.ravel() / size
@@ -151,7 +150,7 @@ class _Proof:
         for low, high, at, rows in self._pairs():
             weights[high, at] *= np.maximum(1 + rows @ (u[low] - u[high]), 0)
         for part in self.parts:
-            part.add((u[part.group.low] - u[part.group.high])[:d] / self.unit)
+            part.add((u[part.group.low] - u[part.group.high])[:d], self.unit)
         self._take(self.problem.balanced(weights))
 
     def move_inside(self) -> None:
@@ -185,12 +184,12 @@ class _Part(ABC):
         self._all[self.group.high, self.group.samples] = delta
 
     @abstractmethod
-    def metric(self) -> Vector:
-        """M, (d, d)."""
+    def metric(self, unit: Vector) -> Vector:
+        """M in units (d,) of the features, (d, d)."""
 
     @abstractmethod
-    def add(self, force: Vector) -> None:
-        """Change T by the last M times a force (d,)."""
+    def add(self, force: Vector, unit: Vector) -> None:
+        """Change T, in units, by the last M times a force (d,)."""
 
     @abstractmethod
     def move_inside(self) -> None:
@@ -216,18 +215,17 @@ class _InCones(_Part):
         """The weighted sum of the radii."""
         return float(self.weights @ self.group.radius)
 
-    def metric(self) -> Vector:
-        total, d = float(self.weights.sum()), len(self.u)
-        self._room = self.group.set.room(self.u, self.s)[:, :d]
-        share = self._reach**2 / total if total > 0 else 0.0
-        return share * self._room[:d]
+    def metric(self, unit: Vector) -> Vector:
+        self._room = self.group.set.room(self.u, self.s)[:, : len(unit)]
+        reach, total = self._reach / unit, float(self.weights.sum()) or 1.0
+        metric: Vector = reach[:, None] * self._room[: len(unit)] * reach / total
+        return metric
 
-    def add(self, force: Vector) -> None:
-        total = float(self.weights.sum())
-        if total > 0:
-            step, d = self._reach / total * (self._room @ force), len(self.u)
-            u = self.u + step[:d]
-            self._take(u, self.inner.with_s(u, self.s + step[d:]))
+    def add(self, force: Vector, unit: Vector) -> None:
+        d, total = len(unit), float(self.weights.sum()) or 1.0
+        step = self._room @ (force * (self._reach / unit)) / total
+        u = self.u + step[:d]
+        self._take(u, self.inner.with_s(u, self.s + step[d:]))
 
     def _take(self, u: Vector, s: Vector) -> None:
         self.u, self.s = u, s
@@ -271,19 +269,21 @@ class _InBoxes(_Part):
         used = self.weights > 0  # 0 times infinity is 0
         return self.weights[used] @ self.lower[used], self.weights[used] @ self.upper[used]
 
-    def metric(self) -> Vector:
+    def metric(self, unit: Vector) -> Vector:
         low, high = self._ends()
         closed = ~self.open & (high > low)
         theta = np.full(len(low), 0.5)
         theta[closed] = ((self.weights @ self.delta - low)[closed]) / (high - low)[closed]
         room = np.maximum(theta * (1 - theta), LEAST_ROOM) ** 2
         total = float(self.weights.sum()) or 1.0
-        self._room = room * (self.weights @ self.shares) ** 2 / total
+        self._room = room * ((self.weights @ self.shares) / unit) ** 2 / total
         return np.diag(self._room)
 
-    def add(self, force: Vector) -> None:
+    def add(self, force: Vector, unit: Vector) -> None:
         whole = self.weights @ self.shares
-        step = np.divide(self._room * force, whole, out=np.zeros_like(force), where=whole > 0)
+        step = np.divide(
+            self._room * force * unit, whole, out=np.zeros_like(force), where=whole > 0
+        )
         self.delta = self.delta + self.shares * step
 
     def move_inside(self) -> None:

@@ -168,6 +168,8 @@ class _Search:
 
     def bound_from_beyond(self) -> None:
         """A bound from just above the factor, where there is none near it."""
+        if self.best.margin == self.best.bound == 0:
+            return
         if self.best.margin == 0:
             least = _LEAST_FACTOR * float(self.problem.radius)
             weights = decide_by_worst_points(self.problem.at_radius(least)).weights
@@ -210,15 +212,20 @@ class _Search:
             return np.zeros_like(coef)
         groups: list[ConeGroup | BoxGroup] = [*self.program.groups, *self.program.boxes]
         moves = np.zeros((K, K, d, d))
-        for group in groups:
-            moves[group.low, group.high] += group.directions
+        with np.errstate(over="ignore", invalid="ignore"):
+            for group in groups:
+                held = unit[:, None] * group.directions / unit
+                moves[group.low, group.high] += held.T @ held
+        if not np.isfinite(moves).all():  # units too far apart
+            return np.zeros_like(coef)
         moves += moves.transpose(1, 0, 2, 3)
-        matrix = -(moves / np.outer(unit, unit)).transpose(0, 2, 1, 3)
+        matrix = -moves.transpose(0, 2, 1, 3)
         for k in range(K):
             matrix[k, :, k] = -matrix[k].sum(axis=1)
         sizes, directions = np.linalg.eigh(matrix.reshape(K * d, K * d))
         free = directions[:, sizes <= _HELD * sizes[-1]]
-        return (free @ (free.T @ coef.ravel())).reshape(K, d)
+        part: Vector = (free @ (free.T @ coef.ravel())).reshape(K, d)
+        return part
 
 
 def _takes_nothing(problem: JointProblem, coef: Vector) -> bool:
