@@ -448,10 +448,10 @@ class _QuasiNewton:
         """The mean of a change of the scores, which the intercept absorbs; where it outweighs the
         rest of the change, the rows have a centre that counts in the gradient.
         """
-        of_labels = self.problem.y[0] * weights / weights.sum()
-        mean = float(of_labels @ change)
-        if self.centre is None and 2 * mean**2 > float(np.abs(of_labels) @ change**2):
-            self.centre = self._weighted_sum(of_labels)
+        weighted, total = weights * change, float(weights.sum())
+        mean = float(self.problem.y[0] @ weighted) / total
+        if self.centre is None and 2 * mean**2 > float(weighted @ change) / total:
+            self.centre = self._weighted_sum(self.problem.y[0] * weights / total)
         return mean
 
     def _smooth_step(self, at: _Point) -> np.ndarray:
