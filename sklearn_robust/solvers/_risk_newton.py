@@ -40,7 +40,7 @@ _INSET_SHARE = 0.4
 _MOST_INSET = 1e-3  # share of the radius by which they stay inside at most
 # the gap that the weights of a model prove is larger than this times the square of its decrease
 _LEAST_GAP = 0.3
-_CENTRE_ROWS = 1000  # rows, about, whose mean is near enough to that of all
+_CENTRE_ROWS = 100  # rows, about, whose mean is near enough to that of all
 # products in a least-squares problem up to which weights are moved to cancel immovable features
 _MOST_PRODUCTS = 1e9
 
