@@ -368,7 +368,7 @@ def log_risk_and_derivatives(
     """log L of shape (...), and the weights and the curvatures of a loss, (..., n), in one pass
     where they have terms in common.
     """
-    if type(loss) is Logistic and (smallest := _moderate(margins, log_weight)) is not None:
+    if is_logistic(loss) and (smallest := _moderate(margins, log_weight)) is not None:
         return _moderate_logistic(margins, log_weight, smallest)
     log_risk, weights = loss.log_risk_and_weights(margins, log_weight)
     return log_risk, weights, loss.curvature(margins, weights)
@@ -379,6 +379,11 @@ def is_exponential(loss: MarginLoss) -> bool:
     others.
     """
     return type(loss) is Exponential
+
+
+def is_logistic(loss: MarginLoss) -> bool:
+    """Whether formulas of log(1 + exp(-m)) may take the place of the methods of a loss."""
+    return type(loss) is Logistic
 
 
 def takes_entropy(loss: MarginLoss) -> bool:
