@@ -45,7 +45,7 @@ _ITERATIONS_A_COLUMN = 0.1
 _PAIRS = 12  # pairs of steps and gradient changes that L-BFGS keeps
 
 # The smaller radius
-_INSET_SHARE = 0.5  # share of the tolerance that it may cost
+_INSET_SHARE = 0.8  # share of the tolerance that it may cost
 _MOST_INSET = 0.05  # share of the radius by which it is smaller at most
 _INSET_CHANGE = 0.1  # relative change of that share from which it changes
 
