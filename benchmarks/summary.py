@@ -85,8 +85,8 @@ RACES = (
             "included; L-BFGS-B takes 7 evaluations, of two products each, and certifies nothing",
             "q = 1|5 000 x 200": "21 to 25 products; accelerated gradient takes 6 or 7 steps, and "
             "certifies nothing",
-            "q = 1|20 000 x 500": "the line is of an earlier state; the present one takes .77 to .92 of "
-            "the time of accelerated gradient",
+            "q = 1|20 000 x 500": "the line is of an earlier state; the present one takes .77 to "
+            ".92 of the time of accelerated gradient",
         },
     ),
     Race(
