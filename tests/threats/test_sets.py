@@ -174,4 +174,6 @@ def test_flips_that_just_reach_the_boundary_of_a_ball():
 
 def test_what_a_set_shows_is_short():
     assert repr(LpBall(2, 0.1)) == "LpBall(q=2.0, eps=0.1)"
+    assert repr(OneHot([[0, 1]])) == "OneHot(groups=[[0, 1]], n_changes=1)"
+    assert len(repr(FeatureBudget(2, np.ones(900)))) < 80
     assert len(repr(Box(np.zeros(900), np.ones(900)) | LpBall(2, 0.1, np.ones(900)))) < 250
