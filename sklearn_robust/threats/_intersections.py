@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ from scipy import sparse
 
 from sklearn_robust._array_api import Array
 from sklearn_robust.threats._available import available_if
+from sklearn_robust.threats._ball import Balls, LpBall
 from sklearn_robust.threats._boxes import Box
 from sklearn_robust.threats._combinations import Composite, Union, alternatives
 from sklearn_robust.threats._cones import intersected
@@ -171,6 +173,7 @@ def _is_bounded(threat: Any, d: int) -> bool:
 
 def _merged(parts: Sequence[Any]) -> list[Any]:
     """The parts, with boxes taken into one, and into another set that has a closed form with it."""
+    parts = [_as_box(part) for part in parts]
     boxes = [part for part in parts if isinstance(part, Box)]
     others = [part for part in parts if not isinstance(part, Box)]
     if not boxes:
@@ -181,6 +184,13 @@ def _merged(parts: Sequence[Any]) -> list[Any]:
     if len(others) == 1 and hasattr(others[0], "within"):
         return [others[0].within(box.lower, box.upper)]
     return [*others, box]
+
+
+def _as_box(part: Any) -> Any:
+    """An l_inf ball on so many features, or one of each sample, as a box."""
+    ball = part.threat if isinstance(part, Balls) else part
+    is_box = isinstance(ball, LpBall) and ball.q == math.inf and ball.scale is not None
+    return part.within(-math.inf, math.inf) if is_box else part
 
 
 def _row(X: Any, i: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sklearn_robust.threats import Box, FeatureBudget, LpBall, OneHot, at, bind
+from sklearn_robust.threats._categories import Changes
 from sklearn_robust.threats._programs import Program
 
 FAMILIES = [
@@ -140,6 +141,16 @@ def test_the_projection_on_a_budget_where_the_sum_stays_at_the_number():
         rest = v - moved
         taken = radius * budget.support(rest)
         np.testing.assert_allclose(np.sum(rest * moved, axis=-1), taken, atol=1e-12)
+
+
+def test_an_l_inf_ball_in_an_intersection_is_a_box():
+    """It has a closed form with categories, and no program."""
+    X, v = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), np.array([1.0, 3.0, 5.0])
+    both = bind(OneHot([[0, 1, 2]]) & LpBall(np.inf, 0.5, [2.0, 2.0, 1.0]), 3)
+    for radius, gains in ((1.0, [2.0, 0.0]), (np.array([0.5, 2.0]), [0.0, 2.0])):
+        sets = at(both, X, radius)
+        assert isinstance(sets, Changes)
+        np.testing.assert_array_equal(sets.support(v), gains)
 
 
 @pytest.mark.parametrize("clip", [None, (0, 1)])
