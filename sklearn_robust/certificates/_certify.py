@@ -90,14 +90,14 @@ class Certified(Point):
         """Relative gap 1 - margin / bound; see `relative_gap`."""
         return relative_gap(self.margin, self.bound)
 
-    def single(self, solver: str) -> Certified:
-        """The same of a single problem, k = 1, without the first axis, and the solver's name."""
+    def single(self, solver: str, index: int = 0) -> Certified:
+        """The same of the problem at an index, without the first axis, and the solver's name."""
         intercept, margin, bound, rounding = (
-            float(x[0]) for x in (self.intercept, self.margin, self.bound, self.rounding)
+            float(x[index]) for x in (self.intercept, self.margin, self.bound, self.rounding)
         )
         return Certified(
-            self.coef[0],
-            self.weights[0],
+            self.coef[index],
+            self.weights[index],
             intercept,
             margin=margin,
             bound=bound,

@@ -17,10 +17,11 @@ Every iterate meets the linear equations: its slacks are computed from its coord
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sklearn_robust._conic_programs import Places
 from sklearn_robust.norms import LpNorm
@@ -301,6 +302,26 @@ class StandardForm:
         linear = self.linear_slacks(state.coordinates, state.scalars, np.zeros(len(self.rows)))
         state.slacks[: len(linear)] = linear
         return state
+
+    def on_rows(self, rows: NDArray[np.intp], state: State) -> tuple[StandardForm, State]:
+        """The form and the state of some rows alone; the others carry no weight."""
+        first, n_left_out = self.margins.start, len(self.rows) - len(rows)
+        margins = slice(first, first + len(rows))
+        kept = np.concatenate(
+            [np.arange(first), first + rows, np.arange(self.margins.stop, self.n_pairs)]
+        )
+        form = replace(
+            self,
+            rows=self.rows[rows],
+            border=self.border[rows],
+            powers=tuple(replace(power, pair=power.pair - n_left_out) for power in self.powers),
+            margins=margins,
+            n_pairs=len(kept),
+            start_weights=self.start_weights[rows],
+            squares=self.squares[rows],
+            single=None if self.single is None else self.single[rows],
+        )
+        return form, state._replace(slacks=state.slacks[kept], multipliers=state.multipliers[kept])
 
     def linear_slacks(self, coordinates: Vector, scalars: Vector, scores: Vector) -> Vector:
         """The slacks of the linear bounds, which come before those of the power bounds."""

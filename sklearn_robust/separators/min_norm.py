@@ -15,7 +15,7 @@ import numpy as np
 
 from sklearn_robust._documentation import see
 from sklearn_robust._parameters import check_exponent, check_number, check_radii
-from sklearn_robust.certificates import Certified, Point, cancelling_weights
+from sklearn_robust.certificates import Certified, Point, cancelling_weights, certify
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
@@ -34,6 +34,7 @@ from sklearn_robust.separators.conic_separator import certify_direction, maximis
 from sklearn_robust.separators.critical_radius import fixed_features, largest_distance
 from sklearn_robust.separators.joint import reachable_tol, solve_joint_separator
 from sklearn_robust.separators.largest_factor import largest_factor
+from sklearn_robust.separators.refinement import refined
 from sklearn_robust.separators.separator import (
     NotSeparableError,
     Separator,
@@ -50,6 +51,10 @@ from sklearn_robust.threats import ConicThreat, LpBall, Threat, check_radius, is
 
 # Relative precision to which eps* is computed, and by which ||Z^T a||_q may exceed eps in a proof.
 _TOL_EPS_STAR = 1e-9
+# Radii of a path that are certified together where p = q*
+_CERTIFIED_TOGETHER = 32
+# Solvers from whose separators refinement leads to that of the next radius of a path
+_REFINED_SOLVERS = ("interior point", "refinement")
 # Certified gap above which the separator of eps* is tried beside the answer of the engines.
 _POOR_GAP = 0.1
 
@@ -256,9 +261,9 @@ def separator_path(
     Notes
     -----
     Where p = q* and features have one scale, all radii have one direction, which is found once. A
-    start helps where p = 2 and q = inf, without an intercept and with no more samples than
-    features: there each radius takes a few Newton steps from the one before. Elsewhere each radius
-    is solved by itself.
+    start helps where p = 2: each radius takes a few Newton steps from those before, for q = inf,
+    without an intercept and with no more samples than features, on the weights, and otherwise on
+    the active set. For other p each radius is solved by itself.
 
     Examples
     --------
@@ -275,15 +280,20 @@ def separator_path(
     problem = read_problem(X, y, q, 0.0, fit_intercept, scale)
     path: dict[float, Separator] = {}
     for radius in sorted(set(radii)):
+        if radius in path:
+            continue
         if isinstance(problem, JointProblem):
             path[radius], tol = _solve(problem.at_radius(radius), p, tol)
             continue
-        last = list(path.values())[-2:]
+        before = sorted(path)[-2:]
+        last = [path[smaller] for smaller in before]
         at_radius = replace(problem, radius=np.array([radius]))
-        found = _in_the_same_direction(at_radius, last[-1], tol) if last else None
+        found = _refined_from(at_radius, last, tol)
         if found is None:
             found, tol = _solve(at_radius, p, tol, start=_extrapolated(last, radius))
         path[radius] = found
+        if len(path) == 1:
+            path |= _in_the_same_direction(problem, found, radii, tol)
     warn_of_gap(max((separator.relative_gap for separator in path.values()), default=0.0), tol)
     return [path[radius].on(X, y) for radius in radii]
 
@@ -298,12 +308,49 @@ def _check_sequence_of_radii(eps: Any) -> list[float]:
     return check_radii(radii, "eps") if radii else []
 
 
-def _in_the_same_direction(problem: RobustProblem, last: Separator, tol: float) -> Separator | None:
-    """The separator in the direction of the last one, where p = q* and it reaches the gap."""
-    norm = LpNorm(last.p)
+def _in_the_same_direction(
+    problem: RobustProblem, first: Separator, radii: list[float], tol: float
+) -> dict[float, Separator]:
+    """The separators in the direction of the first one, where p = q*, of the larger radii at which
+    they reach the gap.
+    """
+    norm, larger = LpNorm(first.p), sorted({radius for radius in radii if radius > first.eps})
     if not lowers_all_alike(problem, norm):
+        return {}
+    found = {}
+    for start in range(0, len(larger), _CERTIFIED_TOGETHER):
+        some = np.array(larger[start : start + _CERTIFIED_TOGETHER])
+        copies = replace(problem.select(np.zeros(len(some), np.intp)), radius=some)
+        coef, weights = (
+            np.repeat(array[None], len(some), axis=0) for array in (first.coef, first.dual_coef)
+        )
+        answers = certify(copies, norm, coef, weights, extended=True)
+        for k, radius in enumerate(some.tolist()):
+            answer = answers.single(first.solver, k)
+            if answer.margin > 0 and answer.gap <= tol:
+                at_radius = replace(problem, radius=some[k : k + 1])
+                found[radius] = Separator.of(at_radius, norm, answer, answer.gap)
+    return found
+
+
+def _refined_from(problem: RobustProblem, last: list[Separator], tol: float) -> Separator | None:
+    """The separator by active-set refinement from the line through the last two of a path; None
+    where it does not reach the gap.
+
+    The faces of p = 2 change little from radius to radius. The engines that are as fast as a
+    refinement start from weights, or need no start.
+    """
+    if len(last) < 2 or last[1].p != 2 or not last[1].solver.startswith(_REFINED_SOLVERS):
         return None
-    answer = certify_point(problem, norm, Point(last.coef, last.dual_coef), last.solver)
+    norm, form = LpNorm(2), MaxMarginForm.of(problem, LpNorm(2))
+    before, here = last
+    share = (float(problem.radius[0]) - here.eps) / (here.eps - before.eps)
+    coef = here.coef / norm.value(here.coef)
+    coef = coef + share * (coef - before.coef / norm.value(before.coef))
+    weights = _extrapolated(last, float(problem.radius[0]))
+    assert weights is not None
+    point, _ = refined(form, Point(coef, weights), tol)
+    answer = certify_point(problem, norm, point, _REFINED_SOLVERS[-1])
     found = answer.margin > 0 and answer.gap <= tol
     return Separator.of(problem, norm, answer, answer.gap) if found else None
 

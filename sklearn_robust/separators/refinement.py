@@ -43,6 +43,8 @@ _CHEAP_UNKNOWNS = 400  # unknowns up to which a step costs next to nothing
 # face does not determine w; later steps correct the error
 _SADDLE_RIDGE = 1e-11
 _EQUILIBRATIONS = 4  # each halves the exponents by which the units of features differ
+# entry of a diagonal block, relative to the largest, from which the block is eliminated
+_LEAST_CURVATURE = 1e-6
 # entries of w, relative to the largest, that are below it count as this large in a norm's curvature
 _LEAST_ENTRY = 1e-12
 
@@ -132,7 +134,9 @@ def newton_step(
     gamma = a @ margins
     slack = margins - gamma
     active = np.flatnonzero(a * max(gamma, slack.max()) > slack * a.max())
-    if not len(active) or len(active) + face.dimension > max_unknowns:
+    curved = 1 < program.p < math.inf or (program.eps > 0 and 1 < program.dual_q < math.inf)
+    unknowns = len(active) + (0 if curved else face.dimension)
+    if not len(active) or unknowns > max_unknowns:
         return None
     labels = None if program.labels is None else program.labels[active]
     on_face = replace(program, rows=program.rows[active], labels=labels)
@@ -161,26 +165,50 @@ def _solve_conditions(
         ranks.append((v, -weight * shrink))
     ranks = [(direction, size) for direction, size in ranks if size != 0]
 
+    # the unknowns beside theta, whose block of the system is diagonal
     places = Places()
-    theta = places.take(face.dimension)
     intercept = None if program.labels is None else places.take_one()
-    n_primal = places.size
     rank_places = [places.take_one() for _ in ranks]
     weights = places.take(len(a))
     system, goal = np.zeros((places.size, places.size)), np.zeros(places.size)
-    system[theta, theta] = np.diag(face.gather(diagonal, squared=True))
-    goal[theta] = face.gather(gradient - program.rows.T @ a)
+    coupling = np.zeros((places.size, face.dimension))
     for k, (direction, size) in zip(rank_places, ranks, strict=True):
-        system[theta, k] = system[k, theta] = face.gather(direction)
+        coupling[k] = face.gather(direction)
         system[k, k] = -1 / size
-    system[weights, theta] = face.gather(program.rows) - face.gather(slope)
-    if program.labels is not None:
-        system[weights, intercept] = program.labels
-        goal[intercept] = -program.labels @ a
-    system[:n_primal, weights] = system[weights, :n_primal].T
+    coupling[weights] = face.gather(program.rows) - face.gather(slope)
     goal[weights] = slack
-    step = _solve_saddle_point(system, goal, n_primal)
-    return None if step is None else Point(w - face.expand(step[theta]), a + step[weights])
+    if program.labels is not None:
+        system[weights, intercept] = system[intercept, weights] = program.labels
+        goal[intercept] = -program.labels @ a
+    step = _solve_blocks(
+        face.gather(diagonal, squared=True),
+        coupling,
+        system,
+        face.gather(gradient - program.rows.T @ a),
+        goal,
+        n_primal=int(intercept is not None),
+    )
+    if step is None:
+        return None
+    theta, others = step
+    return Point(w - face.expand(theta), a + others[weights])
+
+
+def _solve_blocks(
+    diagonal: Vector, coupling: Vector, system: Vector, first: Vector, goal: Vector, n_primal: int
+) -> tuple[Vector, Vector] | None:
+    """The solution of D theta + C^T x = first, C theta + S x = goal, D the diagonal.
+
+    D is eliminated where all of it is positive; it is 0 on the faces of linear programs.
+    """
+    m = len(diagonal)
+    if diagonal.min(initial=math.inf) > _LEAST_CURVATURE * diagonal.max(initial=0):
+        scaled = coupling / diagonal
+        x = _solve_saddle_point(system - scaled @ coupling.T, goal - scaled @ first, n_primal)
+        return None if x is None else ((first - x @ coupling) / diagonal, x)
+    whole = np.block([[np.diag(diagonal), coupling.T], [coupling, system]])
+    x = _solve_saddle_point(whole, np.append(first, goal), m + n_primal)
+    return None if x is None else (x[:m], x[m:])
 
 
 def _solve_saddle_point(system: Vector, goal: Vector, n_primal: int) -> Vector | None:
@@ -192,8 +220,9 @@ def _solve_saddle_point(system: Vector, goal: Vector, n_primal: int) -> Vector |
     entry of each row 1.
     """
     units = np.ones(len(goal))
+    sizes = np.abs(system)
     for _ in range(_EQUILIBRATIONS if len(goal) <= _CHEAP_UNKNOWNS else 0):
-        largest = np.abs(system * units[:, None] * units).max(axis=1)
+        largest = units * (sizes * units).max(axis=1)
         units /= np.sqrt(np.where(largest > 0, largest, 1.0))
     system *= units[:, None]
     system *= units

@@ -138,7 +138,7 @@ def test_refinement_that_diverges_ends_the_method_with_its_best_iterate(
     original = NewtonSystem.solve
 
     def failing(self, *args):
-        if next(steps) >= 9:
+        if next(steps) >= 6:
             raise LinAlgError("refinement diverges")
         return original(self, *args)
 
@@ -168,6 +168,25 @@ def test_light_rows_change_nothing_but_the_cost(max_margin_form, monkeypatch):
     assert min(heavy) < 400
     monkeypatch.setattr(_newton_system, "_LIGHT_ROWS", 0.0)
     assert_same(with_all, solve_interior_point(problem, 1e-9))
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize(("p", "dual_q"), [(1.0, 1.0), (INF, 1.0), (2.0, 2.0)])
+def test_rows_that_are_left_out_come_back_where_they_are_needed(
+    max_margin_form, proven_gap, monkeypatch, p, dual_q, intercept
+):
+    problem = max_margin_form(300, 8, p, dual_q, 0.2, intercept=intercept)
+    kept, steps, original = [], [], interior_point._kept
+    step = interior_point._step
+    monkeypatch.setattr(interior_point, "_kept", lambda *a: kept.append(original(*a)) or kept[-1])
+    monkeypatch.setattr(interior_point, "_step", lambda *a, **k: steps.append(1) or step(*a, **k))
+    assert proven_gap(problem, solve_interior_point(problem, 1e-8)) <= 1e-8
+    n_steps = len(steps)
+    assert len(kept[0]) == 16
+    # the rows of most weight are left out
+    monkeypatch.setattr(interior_point, "_kept", lambda form, *_: np.arange(len(form.rows))[::5])
+    assert proven_gap(problem, solve_interior_point(problem, 1e-8)) <= 1e-8
+    assert len(steps) > 2 * n_steps
 
 
 def assert_same(one, other):

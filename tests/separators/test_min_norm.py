@@ -582,6 +582,15 @@ def test_path_is_one_direction_where_p_is_dual_to_q(p, q, scale, monkeypatch):
         assert separator.margin == pytest.approx(single.margin, rel=1e-7)
 
 
+def test_path_is_refined_from_radius_to_radius():
+    X, y = separable_data(24, 90)
+    radii = np.linspace(0, 0.8, 9) * max_margin(X, y, q=1, fit_intercept=True).margin
+    path = separator_path(X, y, p=2, q=1, eps=radii, fit_intercept=True)
+    for s in path:
+        assert_certified(s, X, y, 1e-8)
+    assert sum(s.solver == "refinement" for s in path) >= 4
+
+
 def test_path_ends_at_the_largest_radius():
     X, y = separable_data(24, 60)
     star = max_margin(X, y, q=INF).margin
@@ -652,13 +661,26 @@ def test_a_free_intercept_is_advised_where_it_is_fixed():
     assert "fit_intercept" not in str(caught.value)
 
 
-def test_nearest_point_of_the_hull():
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize(("q", "scale"), [(2, None), (1, None), (1, np.arange(1.0, 9))])
+def test_nearest_points_of_the_hulls(q, scale, fit_intercept, monkeypatch):
+    from sklearn_robust.separators import _engine_choice
+
     X, y = separable_data(80, 8)
-    s = min_norm_separator(X, y, p=2, q=2, eps=0.1)
+    arguments = {"p": 2, "q": q, "eps": 0.1, "scale": scale, "fit_intercept": fit_intercept}
+    s = min_norm_separator(X, y, **arguments)
     assert s.solver == "nearest point"
-    assert_certified(s, X, y, 1e-12)
-    assert_allclose(s.margin + 0.1, norm((s.dual_coef * y) @ X, 2), rtol=1e-12)
-    assert 0 < np.count_nonzero(s.dual_coef) <= 9
+    assert s.relative_gap <= 1e-10
+    if scale is None:
+        assert_certified(s, X, y, 1e-10)
+    if q == 2:
+        assert_allclose(s.margin + 0.1, norm((s.dual_coef * y) @ X, 2), rtol=1e-10)
+    assert 0 < np.count_nonzero(s.dual_coef) <= 10
+    others = [engine for engine in _engine_choice._ENGINES if engine.name != "nearest point"]
+    monkeypatch.setattr(_engine_choice, "_ENGINES", others)
+    other = min_norm_separator(X, y, **arguments)
+    assert other.solver.startswith("interior point")
+    assert_allclose(s.coef, other.coef, rtol=1e-5, atol=1e-6 * np.abs(s.coef).max())
 
 
 @pytest.mark.slow

@@ -2,11 +2,12 @@ import itertools
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from sklearn_robust.certificates import Point
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.separators import min_norm_separator
+from sklearn_robust.separators import min_norm_separator, refinement
 from sklearn_robust.separators._engine_choice import certify_point
 from sklearn_robust.separators._max_margin_form import MaxMarginForm
 from sklearn_robust.separators.refinement import newton_step, refined
@@ -42,6 +43,22 @@ def test_refinement_makes_a_rough_solution_exact(p, q, n, d, fit_intercept):
     point, helped = refined(MaxMarginForm.of(problem, LpNorm(p)), rough, 1e-11)
     assert helped
     assert certify_point(problem, LpNorm(p), point, "refined").gap <= 1e-11
+
+
+@pytest.mark.parametrize(("p", "q"), [(2, INF), (2, 1), (1, 2)])
+def test_a_curved_face_is_eliminated_from_the_system(p, q, monkeypatch):
+    problem, rough = disturbed_solution(p, q, 12, 25, True, noise=1e-3)
+    program = MaxMarginForm.of(problem, LpNorm(p))
+    sizes, original = [], refinement._solve_saddle_point
+    monkeypatch.setattr(
+        refinement, "_solve_saddle_point", lambda *a: sizes.append(len(a[1])) or original(*a)
+    )
+    short = newton_step(program, rough)
+    monkeypatch.setattr(refinement, "_LEAST_CURVATURE", INF)
+    whole = newton_step(program, rough)
+    assert sizes[0] < sizes[1]
+    assert_allclose(short.coef, whole.coef, rtol=1e-6, atol=1e-8 * np.abs(whole.coef).max())
+    assert_allclose(short.weights, whole.weights, rtol=1e-6, atol=1e-9)
 
 
 def test_refinement_never_returns_less_than_it_was_given():

@@ -74,8 +74,9 @@ def linear_teacher(n, d, seed, q, eps, margin=0.5):
 
 
 def assert_same_direction(one, other):
+    # for p = 2 a gap of 1e-8 allows directions that are 1.4e-4 apart
     np.testing.assert_allclose(
-        one.coef / np.linalg.norm(one.coef), other.coef / np.linalg.norm(other.coef), atol=1e-4
+        one.coef / np.linalg.norm(one.coef), other.coef / np.linalg.norm(other.coef), atol=2e-4
     )
 
 
