@@ -35,9 +35,10 @@ class Intersection(Composite):
 
     .. math:: \sigma(v) = \min_{t_1 + t_2 + \dots = v} \sigma_1(t_1) + \sigma_2(t_2) + \dots
 
-    for convex sets. A box with another box, an l_q ball or a budget has a closed form. Other worst
-    points are solutions of programs over cones, linear where the sets are polyhedral; counted
-    changes are integers in them, and a sample whose set is its own has a program of its own.
+    for convex sets. A box, or an l_inf ball, with another box, an l_q ball, a budget or categories
+    has a closed form. Other worst points are solutions of programs over cones, linear where the
+    sets are polyhedral; counted changes are integers in them, and a sample whose set is its own has
+    a program of its own.
 
     Parameters
     ----------
