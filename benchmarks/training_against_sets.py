@@ -5,7 +5,8 @@ ball without limits.
 
 A fit should take at most 3 times that of the ball, and a score at most twice that of its ball
 without limits. Both are measured in turns in one process: medians of seven fits, or one fit of ten
-classes, and of fifteen scores. Whole calls on arrays; the loss is the logistic one, the tolerance the default.
+classes, and of fifteen scores. Whole calls on arrays; the loss is the logistic one, the tolerance
+the default.
 """
 
 import argparse
