@@ -149,7 +149,7 @@ def test_two_classes_without_a_separator():
 
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_sets_without_end(n_classes):
-    """They take all of a margin; where every coefficient is infinite for a class, nothing is left."""
+    """They take all of a margin; where all features have none, there is no separator."""
     rng = np.random.default_rng(0)
     y = np.arange(30) % n_classes
     X = rng.normal(size=(30, 3)) + 8 * np.eye(3)[y]
