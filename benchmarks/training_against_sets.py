@@ -119,9 +119,9 @@ def main():
         "# Fits and scores within boxes and limits\n\n`benchmarks/training_against_sets.py`, on "
         f"{harness.machine(['numpy', 'scipy', 'scikit-learn'])} Other work ran on the machine: "
         "read ratios.\n\n## Fits\n\nSeconds of the ball, and times as much. At most 3 is to be "
-        f"reached; bold is above. The largest certified gap of the other sets is {largest:.0e}; fits "
-        "of several classes within boxes go on far below the default tolerance, at which that of "
-        "the ball ends.\n\n"
+        f"reached; bold is above. The largest certified gap of the other sets is {largest:.0e}. "
+        "Fits of several classes within boxes go on far below the default tolerance, at which that "
+        "of the ball ends.\n\n"
         + harness.table(["table", f"{kinds[0]}, s", *kinds[1:]], fits)
         + "\n## Scores\n\nOf LogisticRegression(C=0.01): the radius and milliseconds of the ball, "
         "and times as much within limits. At most 2 is to be reached; bold is above.\n\n"
