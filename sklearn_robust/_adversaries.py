@@ -25,7 +25,7 @@ chapter 1, for the support function as the worst case.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -54,6 +54,16 @@ from sklearn_robust.threats import (
 
 # sets of samples that differ, up to which each is a slot of the cone program of a Newton step
 _MOST_SLOTS = 400
+
+
+_BLOCK_ENTRIES = 2**15  # entries of rows at a time, in the processor's cache
+
+
+def row_blocks(n: int, d: int) -> Iterator[slice]:
+    """The rows of an array (n, d), as many at a time as the processor's cache holds."""
+    size = max(1, _BLOCK_ENTRIES // max(d, 1))
+    for first in range(0, n, size):
+        yield slice(first, min(first + size, n))
 
 
 class Slot(NamedTuple):
@@ -161,11 +171,18 @@ class Boxes:
 
     @classmethod
     def of(cls, y: np.ndarray, lower: Any, upper: Any) -> Boxes:
-        """The boxes lower_i <= delta <= upper_i, (n, d) or (d,), of samples with labels y."""
-        up, shape = (y > 0)[:, None], (len(y), np.shape(lower)[-1])
-        low, high = (np.broadcast_to(bound, shape) for bound in (lower, upper))
-        low = 0.0 - low
-        return cls(np.where(up, low, high), np.where(up, high, low))
+        """The boxes lower_i <= delta <= upper_i, (n, d) or (d,), of samples with labels y; arrays
+        (n, d) are overwritten.
+        """
+        up = y > 0
+        if lower.ndim == 1:
+            ends = np.stack([upper, 0.0 - lower])
+            return cls(ends[up.astype(int)], ends[(~up).astype(int)])
+        for rows in row_blocks(*lower.shape):
+            low, high = 0.0 - lower[rows], upper[rows].copy()
+            lower[rows] = np.where(up[rows, None], low, high)
+            upper[rows] = np.where(up[rows, None], high, low)
+        return cls(lower, upper)
 
     factors = None
 
@@ -175,18 +192,20 @@ class Boxes:
         masks.
         """
         positive, negative = (
-            np.isfinite(part).all(axis=0) for part in (self.positive, self.negative)
+            np.max(part, axis=0, initial=0.0) < math.inf for part in (self.positive, self.negative)
         )
         return positive, negative
 
     @cached_property
     def _finite(self) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """Each part with 0 for inf, and where it is inf, if anywhere."""
-        finite = []
-        for part in (self.positive, self.negative):
+        finite: list[tuple[np.ndarray, np.ndarray | None]] = []
+        for part, bounded in zip((self.positive, self.negative), self.bounded, strict=True):
+            if bounded.all():
+                finite.append((part, None))
+                continue
             endless = np.isinf(part)
-            some = bool(endless.any())
-            finite.append((np.where(endless, 0.0, part), endless) if some else (part, None))
+            finite.append((np.where(endless, 0.0, part), endless))
         return finite
 
     def penalties(self, coef: np.ndarray) -> np.ndarray:
@@ -276,7 +295,7 @@ def resolve(
         unit = LpBall(ball.q, 1.0, ball.scale)
         by_class = np.where(y > 0, shares[1], shares[0])
         return ball, Slots.by_sample(unit, factors * by_class)
-    boxes = _boxes(sets, X, y, factors)
+    boxes = _boxes(sets, X, y, radius)
     if boxes is not None:
         return threat, boxes
     if per_sample:
@@ -325,23 +344,33 @@ def _as_one_ball(sets: Sequence[Any]) -> tuple[LpBall, list[float]] | None:
     return largest, [0.0 if _is_nothing(one) else one.eps / largest.eps for one in sets]
 
 
-def _boxes(sets: Sequence[Any], X: Any, y: np.ndarray, factors: np.ndarray) -> Boxes | None:
+def _boxes(sets: Sequence[Any], X: Any, y: np.ndarray, radius: np.ndarray | None) -> Boxes | None:
     """The boxes of the samples; None where some set is no box."""
-    n, d = X.shape
-    lower, upper = np.zeros((n, d)), np.zeros((n, d))
+    if sets[0] is sets[1]:
+        found = _box_of(sets[0], X, radius)
+        return None if found is None else Boxes.of(y, found.lower, found.upper)
+    lower, upper = np.zeros(X.shape), np.zeros(X.shape)
     for label, threat in zip((-1.0, 1.0), sets, strict=True):
         rows = np.flatnonzero(y == label)
         if _is_nothing(threat) or not len(rows):
             continue
-        if is_ball(threat) and threat.q == math.inf:
-            reach = threat.eps * (np.ones(d) if threat.scale is None else to_numpy(threat.scale))
-            found: Any = Box(-reach, reach).at(X[rows], factors[rows])
-        else:
-            found = at(threat, X[rows], factors[rows])
-        if not isinstance(found, Box):
+        found = _box_of(threat, X[rows], None if radius is None else radius[rows])
+        if found is None:
             return None
         lower[rows], upper[rows] = found.lower, found.upper
     return Boxes.of(y, lower, upper)
+
+
+def _box_of(threat: Any, X: Any, radius: np.ndarray | None) -> Box | None:
+    """The boxes of samples, or the one of all; None where the set is no box."""
+    factor = 1.0 if radius is None else radius
+    if is_ball(threat) and threat.q == math.inf:
+        reach = threat.eps * (
+            np.ones(X.shape[1]) if threat.scale is None else to_numpy(threat.scale)
+        )
+        threat = Box(-reach, reach)
+    found = at(threat, X, factor)
+    return found if isinstance(found, Box) else None
 
 
 def _sets_of_samples(

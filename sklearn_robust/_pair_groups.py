@@ -43,6 +43,11 @@ class ConeGroup:
     set: HeldSet
     radius: np.ndarray
 
+    @property
+    def directions(self) -> Vector:
+        """The projection (d, d) on the directions in which the set moves a sample."""
+        return self.set.directions
+
 
 class HeldSet:
     """A set in cones, over its size, without the features that cannot move."""
@@ -76,16 +81,26 @@ class HeldSet:
         up, down = (np.isinf(support(self.threat, way * unit)) for way in (1.0, -1.0))
         return up, down
 
-    def point(self, u: Vector, s: Vector) -> Vector:
-        """The point of the set, over its size, near u on the columns that move."""
+    @cached_property
+    def directions(self) -> Vector:
+        """The projection (d, d) on the directions in which the set moves a sample."""
+        L = self.inner.equalities_of_x[0]
+        projection: Vector = np.eye(L.shape[1]) - np.linalg.pinv(L) @ L
+        return projection
+
+    def point(self, u: Vector, s: Vector) -> tuple[Vector, Vector]:
+        """The point of the set, over its size, near u on the columns that move, and the s by which
+        it is in it.
+        """
         whole = np.zeros(self.inner.rows.E.shape[1])
         whole[self.columns] = u
-        return self.inner.moved_inside(whole, s)[0]
+        return self.inner.moved_inside(whole, s)
 
     @cached_property
-    def inside(self) -> Vector:
-        """A point of the interior."""
-        return self.inner.point[: self.inner.rows.E.shape[1]]
+    def inside(self) -> tuple[Vector, Vector]:
+        """A point of the interior, and its s."""
+        d = self.inner.rows.E.shape[1]
+        return self.inner.point[:d], self.inner.point[d:]
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,11 @@ class BoxGroup:
     samples: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
+
+    @property
+    def directions(self) -> Vector:
+        """The projection (d, d) on the features in which a box moves a sample."""
+        return np.diag(((self.lower != 0) | (self.upper != 0)).any(axis=0).astype(np.float64))
 
     @cached_property
     def endless(self) -> tuple[Vector, Vector]:

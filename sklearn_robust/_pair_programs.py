@@ -288,22 +288,29 @@ class PairProgram:
         weights[self.rivals, self.samples] = np.maximum(of_pairs, 0)
         return weights
 
+    def points(self, z: Vector) -> Iterator[tuple[Vector, Vector]]:
+        """The point of the set of each group, over its size, that the multipliers name, and the s
+        by which it is in it.
+        """
+        start, start_s = 0, 0
+        for k, group in enumerate(self.groups):
+            stop = start + len(group.set.columns)
+            stop_s = start_s + group.set.F.shape[1]
+            tau = float(z[self._of_h][k])
+            if tau > 0:
+                u, s = z[self._of_E][start:stop] / tau, z[self._of_F][start_s:stop_s] / tau
+                yield group.set.point(u, s)
+            else:
+                yield group.set.inside
+            start, start_s = stop, stop_s
+
     def perturbations(self, z: Vector, weights: Vector) -> Vector:
         """The perturbations (K, n, d) that the multipliers name, each in its set, from the weights
         (K, n).
         """
         delta = np.zeros((self.problem.n_classes, len(self.problem.y), self.d))
-        if self.groups:
-            of_E, of_F, of_h = (z[rows] for rows in (self._of_E, self._of_F, self._of_h))
-            start, start_s = 0, 0
-            for group, tau in zip(self.groups, of_h, strict=True):
-                stop = start + len(group.set.columns)
-                stop_s = start_s + group.set.F.shape[1]
-                u = group.set.inside
-                if tau > 0:
-                    u = group.set.point(of_E[start:stop] / tau, of_F[start_s:stop_s] / tau)
-                delta[group.high, group.samples] = np.outer(group.radius, u)
-                start, start_s = stop, stop_s
+        for group, (u, _) in zip(self.groups, self.points(z), strict=True):
+            delta[group.high, group.samples] = np.outer(group.radius, u)
         for boxes, (rows, moves) in zip(self.boxes, self._of_boxes, strict=True):
             total = z[rows] * self.unit
             of_pairs = weights[boxes.high, boxes.samples]

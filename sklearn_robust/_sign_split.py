@@ -12,11 +12,10 @@ entry is left out: its part of w is 0. Weights :math:`a \ge 0` with :math:`M^T a
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
 
 import numpy as np
 
-from sklearn_robust._adversaries import Boxes, Slot, Slots
+from sklearn_robust._adversaries import Boxes, Slot, Slots, row_blocks
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import require_array
 
@@ -73,24 +72,29 @@ class SplitForm:
         X = X.toarray() if hasattr(X, "toarray") else X
         self.y = problem.y[0]
         self.centre = X.mean(axis=0) if problem.fit_intercept else np.zeros(X.shape[1])
-        Z = X - self.centre
-        units = np.sqrt(np.einsum("ij,ij->j", Z, Z) / len(Z))
+        n, squares = len(X), np.zeros(X.shape[1])
+        for rows in row_blocks(*X.shape):
+            Z = X[rows] - self.centre
+            squares += np.einsum("ij,ij->j", Z, Z)
+        units = np.sqrt(squares / n)
         units[units == 0] = float(np.max(units, initial=0.0)) or 1.0
         units = units if scaled else np.ones_like(units)
-        Z *= self.y[:, None] / units
         self.parts = [np.flatnonzero(mask) for mask in boxes.bounded]
         self.units = np.concatenate([units[part] for part in self.parts])
         ends = np.cumsum([0, *(len(part) for part in self.parts)])
-        self.M = np.empty((len(Z), len(self.units)))
-        for k, (sign, loss) in enumerate(
-            zip((1, -1), (boxes.positive, boxes.negative), strict=True)
-        ):
-            part = self.parts[k]
-            every = len(part) == Z.shape[1]
-            taken, own = (loss, Z) if every else (loss[:, part], Z[:, part])
-            columns = self.M[:, ends[k] : ends[k + 1]]
-            np.multiply(taken, -factor / units[part], out=columns)
-            (np.add if sign > 0 else np.subtract)(columns, own, out=columns)
+        self.M = np.empty((n, len(self.units)))
+        for rows in row_blocks(*X.shape):
+            Z = X[rows] - self.centre
+            Z *= self.y[rows, None] / units
+            for k, (sign, loss) in enumerate(
+                zip((1, -1), (boxes.positive, boxes.negative), strict=True)
+            ):
+                part = self.parts[k]
+                every = len(part) == Z.shape[1]
+                taken, own = (loss[rows], Z) if every else (loss[rows][:, part], Z[:, part])
+                columns = self.M[rows, ends[k] : ends[k + 1]]
+                np.multiply(taken, -factor / units[part], out=columns)
+                (np.add if sign > 0 else np.subtract)(columns, own, out=columns)
 
     def coef(self, v: np.ndarray) -> np.ndarray:
         """w of the parts."""
@@ -105,15 +109,15 @@ class SplitForm:
         positive, negative = self.parts
         return self.units * np.maximum(np.concatenate([coef[positive], -coef[negative]]), 0)
 
-    @cached_property
-    def sizes(self) -> np.ndarray:
-        """|M|."""
-        return np.abs(self.M)
-
     def feasible(self, weights: np.ndarray) -> bool:
         """Whether M^T a <= 0, up to the rounding of the sum."""
-        room = _TERM_ROUNDING * (weights @ self.sizes)
-        return bool(np.all(weights @ self.M <= room))
+        sums = weights @ self.M
+        up = np.flatnonzero(~(sums <= 0))
+        terms = np.zeros(len(up))
+        for rows in row_blocks(*self.M.shape):
+            terms += weights[rows] @ np.abs(self.M[rows, up])
+        room = _TERM_ROUNDING * terms
+        return bool(np.all(sums[up] <= room))
 
     def as_problem(self, problem: RobustProblem) -> RobustProblem:
         """The problem of M as its signed rows, of coefficients v >= 0.

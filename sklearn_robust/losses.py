@@ -248,14 +248,18 @@ class Logistic:
         xp = namespace(weights)
         used = (log_weight > -math.inf) & (weights > 0)
         nothing = xp.zeros_like(weights[..., :1])
-        used_weights = xp.where(used, weights, nothing)
-        log_ratio = xp.log(xp.where(used, weights, nothing + 1))
-        log_ratio = log_ratio - xp.where(used, log_weight, nothing)
+        if bool(xp.all(used)):
+            used_weights, log_ratio = weights, xp.log(weights) - log_weight
+            cap = -xp.max(log_ratio, axis=-1, keepdims=True)
+        else:
+            used_weights = xp.where(used, weights, nothing)
+            log_ratio = xp.log(xp.where(used, weights, nothing + 1))
+            log_ratio = log_ratio - xp.where(used, log_weight, nothing)
+            cap = -xp.max(xp.where(used, log_ratio, nothing - math.inf), axis=-1, keepdims=True)
 
         # concave in c, with t = c a / s: Newton in log c on its derivative sum_i a_i log((1 -
         # t_i)/t_i), inside a bracket; towards the cap in the logarithm of the distance to it, in
         # which the derivative is convex, so that no step goes too far
-        cap = -xp.max(xp.where(used, log_ratio, nothing - math.inf), axis=-1, keepdims=True)
         high, low = cap, xp.full_like(cap, -math.inf)
         level = high - 0.7
         if near is not None:  # the best c is there for the weights of the least risk
@@ -364,7 +368,7 @@ def log_risk_and_derivatives(
     """log L of shape (...), and the weights and the curvatures of a loss, (..., n), in one pass
     where they have terms in common.
     """
-    if type(loss) is Logistic and (smallest := _moderate(margins, log_weight)) is not None:
+    if is_logistic(loss) and (smallest := _moderate(margins, log_weight)) is not None:
         return _moderate_logistic(margins, log_weight, smallest)
     log_risk, weights = loss.log_risk_and_weights(margins, log_weight)
     return log_risk, weights, loss.curvature(margins, weights)
@@ -375,6 +379,11 @@ def is_exponential(loss: MarginLoss) -> bool:
     others.
     """
     return type(loss) is Exponential
+
+
+def is_logistic(loss: MarginLoss) -> bool:
+    """Whether formulas of log(1 + exp(-m)) may take the place of the methods of a loss."""
+    return type(loss) is Logistic
 
 
 def takes_entropy(loss: MarginLoss) -> bool:
@@ -679,15 +688,16 @@ def _entropy_sums(
     With u = 1 - t, s H(t) = c a (-log t - u log(u) / (1 - u)), whose last quotient is -1 at t = 0.
     """
     total = slope = rate = nothing = xp.zeros_like(log_c)
+    limits = xp.finfo(log_c.dtype)
     for weights, ratio in _parts(used_weights, log_ratio):
         log_t = xp.minimum(log_c + ratio, nothing)
-        left = at_least_tiny(1 - xp.exp(log_t))
-        taken = 1 - left  # t, rounded as u is: the quotient is as exact as u is then
+        # u is a number below 1, and t is rounded as u is: the quotient is as exact as u is then
+        left = xp.clip(1 - xp.exp(log_t), limits.tiny, 1 - limits.eps / 2)
         log_left = xp.log(left)
-        rest = xp.where(taken > 0, left * log_left / at_least_tiny(taken), nothing - 1)
-        total = total - xp.sum(weights * (log_t + rest), axis=-1, keepdims=True)
-        slope = slope + xp.sum(weights * (log_left - log_t), axis=-1, keepdims=True)
-        rate = rate + xp.sum(weights / left, axis=-1, keepdims=True)
+        rest = left * log_left / (1 - left)
+        total = total - xp.vecdot(weights, log_t + rest)[..., None]
+        slope = slope + xp.vecdot(weights, log_left - log_t)[..., None]
+        rate = rate + xp.vecdot(weights, 1 / left)[..., None]
     return total, slope, rate
 
 

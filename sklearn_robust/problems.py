@@ -478,7 +478,7 @@ def feasible_weights(weights: Array, classes: Sequence[Array]) -> Array:
     feasible = xp.zeros_like(weights)
     safe = xp.finfo(weights.dtype).tiny ** 0.5
     for members in classes:
-        part = xp.where(members, positive, nothing)
+        part = positive * members
         total = xp.sum(part, axis=-1, keepdims=True)
         if not bool(xp.all((total > safe) & (total < 1 / safe))):
             largest = xp.max(part, axis=-1, keepdims=True)

@@ -184,5 +184,5 @@ def test_certify_takes_the_norm():
 
 
 def test_the_accelerated_solver_says_what_geometry_it_needs():
-    with pytest.raises(ValueError, match=r"p in \(1, 2\], got SumOfGroups.*steepest_descent"):
+    with pytest.raises(ValueError, match=r"p in \[1, inf\], got SumOfGroups.*steepest_descent"):
         accelerated_margin(problem_of(2, False), EXPONENTIAL, SumOfGroups())

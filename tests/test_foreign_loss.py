@@ -182,8 +182,6 @@ def test_inseparable_data_have_the_least_risk(solver, kind):
 @pytest.mark.parametrize("p", [1, 1.5, 2, np.inf])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_path_to_separable_data_ends_cleanly(solver, p):
-    if solver == "accelerated" and not 1 < p <= 2:
-        pytest.skip("not its geometry")
     X, y = APART
     # without a warning
     model = RobustLinearClassifier(p, eps=0.1, loss=LOSS, solver=solver).fit(X, y)

@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.utils import gen_batches
 from sklearn.utils.extmath import safe_sparse_dot
 
-from sklearn_robust.attacks.rivals import Rivals, least_broken
+from sklearn_robust.attacks.rivals import Rivals, least_broken, slices
 from sklearn_robust.threats import LpBall, Threat
 
 _BLOCK_SCORES = 2**17  # scores that exist at a time: a megabyte in float64
@@ -73,7 +72,7 @@ def row_blocks(n_rows: int, n_classes: int) -> Iterator[slice]:
     ------
     slice
     """
-    yield from gen_batches(max(n_rows, 1), max(1, _BLOCK_SCORES // n_classes))
+    yield from slices(max(n_rows, 1), max(1, _BLOCK_SCORES // n_classes))
 
 
 def by_blocks(

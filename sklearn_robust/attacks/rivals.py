@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.utils import gen_batches
 
 from sklearn_robust.threats import (
     Box,
@@ -39,7 +38,7 @@ from sklearn_robust.threats import (
 )
 
 _BLOCK_ENTRIES = 2**17  # entries of sets of samples that exist at a time, in the processor's cache
-_SHARED = 256  # samples of one direction from which that is cheaper than directions of their own
+_SHARED = 2**14  # entries of samples from which one direction is cheaper than one for each sample
 _FARTHEST = 60  # logarithm to base 2 of the bounds that cut off a ray, at most
 _LARGEST_FACTOR = 1e12  # the largest factor on a set that is looked for
 
@@ -137,27 +136,26 @@ class Rivals:
         """
         lost = np.zeros(asked.shape, dtype=bool)
         samples, others = np.nonzero(asked)
-        pair = y[samples] * asked.shape[1] + others
-        order = np.argsort(pair, kind="stable")
-        starts = np.flatnonzero(np.diff(pair[order], prepend=-1))
-        few = []
-        for of_pair in np.split(order, starts[1:]):
-            if len(of_pair) < _SHARED:
-                few.append(of_pair)
-                continue
-            c, k = y[samples[of_pair[0]]], others[of_pair[0]]
-            for block in gen_batches(len(of_pair), max(1, _BLOCK_ENTRIES // self.coef.shape[1])):
+        n_classes, d = self.coef.shape
+        pair = y[samples] * n_classes + others
+        alone = np.bincount(pair, minlength=n_classes**2) * d >= _SHARED
+        for one in np.flatnonzero(alone):
+            c, k = divmod(int(one), n_classes)
+            v, of_pair = self.coef[k] - self.coef[c], np.flatnonzero(pair == one)
+            for block in slices(len(of_pair), max(1, _BLOCK_ENTRIES // d)):
                 i = samples[of_pair[block]]
                 sets = at(self.units[c], self._points(rows, i), _one_or_all(radius[i]))
-                lost[i, k] = reaches(sets, self.coef[k] - self.coef[c], leads[i, k])
-        rest = np.concatenate([np.empty(0, dtype=np.intp), *few])
+                lost[i, k] = reaches(sets, v, leads[i, k])
+        rest = np.flatnonzero(~alone[pair])
         owners = self._first_class[y[samples[rest]]]
         for unit in np.unique(owners):
-            pairs = rest[owners == unit]
-            for block in gen_batches(len(pairs), max(1, _BLOCK_ENTRIES // self.coef.shape[1])):
-                i, k = samples[pairs[block]], others[pairs[block]]
-                sets = at(self.units[unit], self._points(rows, i), radius[i])
-                lost[i, k] = reaches(sets, self.coef[k] - self.coef[y[i]], leads[i, k])
+            of_unit = rest[owners == unit]
+            for block in slices(len(of_unit), max(1, _BLOCK_ENTRIES // d)):
+                i, k = samples[of_unit[block]], others[of_unit[block]]
+                sets = at(self.units[unit], self._points(rows, i), _one_or_all(radius[i]))
+                met, which = np.unique(pair[of_unit[block]], return_inverse=True)
+                v = self.coef[met % n_classes] - self.coef[met // n_classes]
+                lost[i, k] = reaches(sets, v, leads[i, k], which)
         return lost
 
     @cached_property
@@ -195,7 +193,7 @@ class Rivals:
         """The samples of each class, some of them at a time, and the class."""
         for c in np.unique(y):
             members = np.flatnonzero(y == c)
-            for block in gen_batches(len(members), max(1, _BLOCK_ENTRIES // self.coef.shape[1])):
+            for block in slices(len(members), max(1, _BLOCK_ENTRIES // self.coef.shape[1])):
                 yield members[block], int(c)
 
     def _points(self, rows: slice, part: np.ndarray) -> Any:
@@ -226,6 +224,12 @@ class Rivals:
         return np.stack(
             [support(one, sign * (coef - w)) for one, w in zip(self.units, coef, strict=True)]
         )
+
+
+def slices(n: int, size: int) -> Iterator[slice]:
+    """The places of n samples, so many at a time."""
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
 
 
 def _one_or_all(radius: np.ndarray) -> Any:

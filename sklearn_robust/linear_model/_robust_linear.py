@@ -120,17 +120,17 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         one's own, with the members of `losses.MarginLoss`.
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
         "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" goes to
-        the same limit: for 1 < p_algo <= 2 by Nesterov's method on the dual; of several classes,
-        for p_algo = 2, by quasi-Newton steps on a risk with a falling ridge. "exact" returns the
-        limit itself, from linear, quadratic or cone programs. "auto" is "exact" for `BlockRows`,
-        which a path would read twice a step. Otherwise it is steepest descent, and "exact" where
-        the path does not stop within 2000 iterations or is too slow to, of several classes within
-        300, and the data have up to 10 million entries (times n_classes, of several): data so close
-        to inseparable that the path is slow and its limit hardly depends on p. On larger data of
-        several classes "auto" and "exact" follow the path for at most as many iterations as take
-        some minutes, and warn with the gap where it ends short of tol; where these are few, and
-        p_algo = 2, they are "accelerated". All return the minimiser of the robust risk for data
-        that are not robustly separable.
+        the same limit: for 1 < p_algo <= 2 by Nesterov's method on the dual, for other p_algo by
+        primal-dual steps; of several classes, for p_algo = 2, by quasi-Newton steps on a risk with
+        a falling ridge. "exact" returns the limit itself, from linear, quadratic or cone programs.
+        "auto" is "exact" for `BlockRows`, which a path would read twice a step. Otherwise it is
+        steepest descent, and "exact" where the path does not stop within 2000 iterations or is too
+        slow to, of several classes within 300, and the data have up to 10 million entries (times
+        n_classes, of several): data so close to inseparable that the path is slow and its limit
+        hardly depends on p. On larger data of several classes "auto" and "exact" follow the path
+        for at most as many iterations as take some minutes, and warn with the gap where it ends
+        short of tol; where these are few, and p_algo = 2, they are "accelerated". All return the
+        minimiser of the robust risk for data that are not robustly separable.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
         :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty
@@ -397,9 +397,9 @@ def read_settings(model: RobustLinearClassifier) -> Norm | str:
             f"p_algo={geometry!r}. Use solver='steepest_descent' for the path in this norm."
             f" {see('guide/solvers')}"
         )
-    if model.solver == "accelerated" and not (isinstance(geometry, LpNorm) and 1 < geometry.p <= 2):
+    if model.solver == "accelerated" and not isinstance(geometry, LpNorm):
         raise ValueError(
-            f"solver='accelerated' needs p_algo in (1, 2], got p_algo={model.p_algo!r}. Use "
+            f"solver='accelerated' needs p_algo in [1, inf], got p_algo={model.p_algo!r}. Use "
             "solver='steepest_descent' for the path of this geometry or solver='exact' for its "
             "limit."
             f" {see('guide/solvers')}"

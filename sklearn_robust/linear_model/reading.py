@@ -117,10 +117,10 @@ def read_problem(
         radius = None if radius is None else radius[weight > 0]
         X, y, weight = of_positive_weight(X, y, weight)
     used = weight > 0
-    index = np.zeros(len(y), dtype=np.int64)
-    seen = y if used.all() else y[used]
-    estimator.classes_ = np.unique(seen)
-    index[used] = np.searchsorted(estimator.classes_, seen)
+    estimator.classes_, index = _classes_and_index(y if used.all() else y[used])
+    if len(index) < len(y):
+        index, seen = np.zeros(len(y), dtype=np.int64), index
+        index[used] = seen
     require_two_classes(estimator, estimator.classes_)
     labels = estimator.classes_.tolist()
     names = getattr(estimator, "feature_names_in_", None)
@@ -138,13 +138,24 @@ def read_problem(
         )
     return RobustProblem.from_data(
         X,
-        np.where(index == 1, 1, -1).astype(X.dtype),
+        (2 * index - 1).astype(X.dtype),
         threat=threat,
         fit_intercept=estimator.fit_intercept,
         sample_weight=weight,
         sample_radius=radius,
         classes=labels,
     )
+
+
+def _classes_and_index(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The labels in ascending order, and where among them each sample's is."""
+    if y.dtype.kind in "biuf":
+        two = np.stack([y.min(), y.max()])
+        upper = y == two[1]
+        if two[0] < two[1] and np.all(upper | (y == two[0])):  # no need to sort
+            return two, upper.astype(np.int64)
+    classes = np.unique(y)
+    return classes, np.searchsorted(classes, y)
 
 
 def require_two_classes(estimator: Any, classes: np.ndarray) -> None:

@@ -15,7 +15,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from sklearn_robust.losses import LOSSES, MarginLoss
+from sklearn_robust.losses import LOSSES, MarginLoss, is_exponential, is_logistic
 
 #: The cross-entropy is the logistic loss of the margin.
 NETWORK_LOSSES: dict[str, MarginLoss] = {**LOSSES, "cross_entropy": LOSSES["logistic"]}
@@ -65,7 +65,7 @@ def constant_log_risk(loss: MarginLoss, class_weight: np.ndarray) -> float:
     weight of each class.
 
     It is the logarithm of the entropy of the classes for the logistic loss, and :math:`\log((\sum_k
-    \sqrt{\pi_k})^2 - 1)` for the exponential loss.
+    \sqrt{\pi_k})^2 - 1)` for the exponential loss. For others it is found by L-BFGS.
 
     Examples
     --------
@@ -74,9 +74,14 @@ def constant_log_risk(loss: MarginLoss, class_weight: np.ndarray) -> float:
     0.0
     """
     share = torch.from_numpy(class_weight[class_weight > 0] / class_weight.sum()).double()
-    classes = torch.arange(len(share))
     if len(share) == 1:
         return -math.inf
+    if is_exponential(loss):
+        root = share.sqrt()
+        return float((root * (root.sum() - root)).sum().log())
+    if is_logistic(loss):
+        return float((-(share * share.log()).sum()).log())
+    classes = torch.arange(len(share))
 
     def log_risk(scores: np.ndarray) -> tuple[float, np.ndarray]:
         outputs = torch.from_numpy(scores).expand(len(scores), -1)

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from sklearn_robust.attacks.target import input_gradient
 from sklearn_robust.verification.layers import alteration
 
+_MOST_ROOMS = 3  # numbers of rows for which arrays are kept: those of batches, the last, all rows
+
 Slopes = Callable[[Tensor], Tensor]
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]  # to the value and the slopes
 
@@ -96,7 +98,8 @@ class ChainPasses:
         self.module = module
         self.layers = layers
         self.rectified = rectified
-        self._arrays: dict[tuple[str, int], Tensor] = {}
+        # between the layers, by the number of rows: outputs, and gradients in the inputs
+        self._rooms: dict[int, tuple[list[Tensor | None], list[Tensor]]] = {}
 
     @torch.no_grad()
     def outputs(self, x: Tensor) -> Tensor:
@@ -129,35 +132,41 @@ class ChainPasses:
 
     def _forward(self, x: Tensor) -> list[Tensor]:
         """The input of each layer, and the outputs."""
-        values = [x.flatten(1)]
-        for depth, (layer, rectified) in enumerate(zip(self.layers, self.rectified, strict=True)):
-            last = depth == len(self.layers) - 1
-            out = None if last else self._array("hidden", depth, x, layer.out_features)
+        value = x.flatten(1)
+        values = [value]
+        hidden, _ = self._room(value)
+        for layer, rectified, out in zip(self.layers, self.rectified, hidden, strict=True):
             if layer.bias is None:
-                out = torch.mm(values[-1], layer.weight.t(), out=out)
+                value = torch.mm(value, layer.weight.t(), out=out)
             else:
-                out = torch.addmm(layer.bias, values[-1], layer.weight.t(), out=out)
-            values.append(out.relu_() if rectified else out)
+                value = torch.addmm(layer.bias, value, layer.weight.t(), out=out)
+            values.append(value.relu_() if rectified else value)
         return values
 
     def _backward(self, depth: int, gradient: Tensor, inputs: Tensor) -> Tensor:
         """The gradient in the outputs of the layer before, from that in the outputs of a layer;
-        overwrites rectified inputs.
+        zero where a ReLU is.
         """
         weight = self.layers[depth].weight
-        out = self._array("gradient", depth, gradient, weight.shape[1])
-        if len(weight) == 1:
+        out = self._room(inputs)[1][depth]
+        if weight.shape[0] == 1:
             torch.mul(gradient, weight, out=out)  # an outer product, at which mm is slow
         else:
             torch.mm(gradient, weight, out=out)
-        return out.mul_(inputs.sign_()) if depth > 0 and self.rectified[depth - 1] else out
+        if depth > 0 and self.rectified[depth - 1]:
+            torch.ops.aten.threshold_backward.grad_input(out, inputs, 0, grad_input=out)
+        return out
 
-    def _array(self, kind: str, depth: int, like: Tensor, width: int) -> Tensor:
-        """Memory for as many rows as `like` has."""
-        held = self._arrays.get((kind, depth))
-        if held is None or len(held) < len(like):
-            held = self._arrays[kind, depth] = like.new_empty(len(like), width)
-        return held if len(held) == len(like) else held[: len(like)]
+    def _room(self, like: Tensor) -> tuple[list[Tensor | None], list[Tensor]]:
+        """Memory for as many rows as `like` has: outputs but the last, and gradients in inputs."""
+        n = like.shape[0]
+        if n not in self._rooms:
+            if len(self._rooms) == _MOST_ROOMS:
+                self._rooms.clear()
+            hidden = [like.new_empty(n, layer.out_features) for layer in self.layers[:-1]]
+            gradients = [like.new_empty(n, layer.in_features) for layer in self.layers]
+            self._rooms[n] = [*hidden, None], gradients
+        return self._rooms[n]
 
 
 def _read_chain(module: nn.Module) -> tuple[list[nn.Linear], list[bool]] | None:

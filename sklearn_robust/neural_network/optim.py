@@ -190,8 +190,8 @@ class SteepestDescent(torch.optim.Optimizer):
         over all of them together.
         """
         if self.p == 2:  # the gradients themselves are the directions, up to their length
-            directions, length = gradients, euclidean(gradients)
-            factor = {False: 1.0, True: _inverse(length), "rms": _inverse(length)}[self.normalized]
+            directions = gradients
+            factor = _inverse(euclidean(gradients)) if self.normalized else 1.0
         else:
             directions, dual = self._directions(gradients)
             factor = dual if self.normalized is False else 1.0

@@ -150,12 +150,15 @@ class DenseRows(_HeldRows):
         gram, product = np.zeros((f + 2, f + 2)), np.empty((f + 2, f + 2), kind)
         length = _block_length(f, least=_GRAM_ROWS)
         held = np.empty((min(length, n), f + 2), kind)
+        centred = bool(centre.any())
         for at in slices(n, length):
-            block = held[: at.stop - at.start]
-            np.subtract(self.X[at, columns], centre, block[:, :f], dtype=kind, casting="same_kind")
-            block[:, f] = 1
-            block[:, f + 1] = labels[at]
-            block *= roots[at, None]
+            block, root = held[: at.stop - at.start], roots[at, None]
+            rows, part = self.X[at, columns], block[:, :f]
+            if centred:
+                rows = np.subtract(rows, centre, part, dtype=kind, casting="same_kind")
+            np.multiply(rows, root, part, dtype=kind, casting="same_kind")
+            block[:, f] = root[:, 0]
+            np.multiply(labels[at], root[:, 0], block[:, f + 1], dtype=kind, casting="same_kind")
             gram += np.matmul(block.T, block, out=product)
         return gram[:f, :f].copy(), gram[:f, f].copy(), gram[:f, f + 1].copy()
 
@@ -445,7 +448,12 @@ def _largest(entries: Array) -> float:
     if 0 in entries.shape:
         return 0.0
     xp = namespace(entries)
-    return max(float(xp.max(entries)), -float(xp.min(entries)))
+    if xp is np and entries.flags.forc:  # from memory once: a block stays in the processor's cache
+        flat = entries.ravel(order="K")
+        blocks = [flat[at] for at in slices(len(flat), _BLOCK_ENTRIES)]
+    else:
+        blocks = [entries]
+    return max(max(float(xp.max(block)), -float(xp.min(block))) for block in blocks)
 
 
 def _root_mean_square(entries: np.ndarray, n: int) -> float:

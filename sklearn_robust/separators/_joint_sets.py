@@ -11,14 +11,12 @@ data set that the adversary may choose, and so
 
 With very many pairs the program takes minutes. Cuts (`_joint_cuts`) then find the pairs near the
 least margin, and the program is that of these alone.
-
-Where nothing separates, weights of worst points prove it (`_worst_points`), or those at the
-minimiser of a risk.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,23 +25,17 @@ from scipy import sparse
 from sklearn_robust._clarabel import SolverFailure
 from sklearn_robust._conic_programs import Vector
 from sklearn_robust._conic_sets import TERM_ROUNDING
-from sklearn_robust._documentation import see
 from sklearn_robust._pair_programs import PairProgram
 from sklearn_robust.certificates import Certified, sum_rounding
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.joint_certificates import best_intercept, predictor, robust_margin
-from sklearn_robust.losses import LOSSES
+from sklearn_robust.joint_certificates import predictor, robust_margin
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.separators import _conic_refinement as refinement
 from sklearn_robust.separators import _joint_cuts
-from sklearn_robust.separators._max_margin_form import column_sizes
-from sklearn_robust.separators._worst_points import decide_by_worst_points
-from sklearn_robust.separators.separator import NotSeparableError
-from sklearn_robust.solvers import minimise_joint_risk
 
 # settings of clarabel, tried in turn until the gap is small: where multipliers are not unique the
 # smaller ridge of the first ends early
-_TRIES: tuple[dict[str, float], ...] = (
+TRIES: tuple[dict[str, float], ...] = (
     {},
     {"static_regularization_constant": 1e-9, "max_step_fraction": 0.99},
     {"static_regularization_constant": 1e-8, "max_step_fraction": 0.9},
@@ -55,73 +47,28 @@ _CUT_GAP = 1e-2
 _LEAST_FALL, _MOST_MISSES = 0.1, 3
 _MOST_ROUNDS = 10  # programs of some of the pairs at most
 _REFINEMENTS = 3  # Newton steps on the optimality conditions, at most
-_HALVINGS = 60  # halvings of the bracket of a factor
-_MOST_RATIOS = 30  # steps of Dinkelbach's method
-_SLOW_RATIO = 1e-9  # relative growth of the factor up to which it ends
-_LARGEST_FACTOR = 1e100  # sought at most for a predictor from which the sets take something
-# size of a coefficient, relative to the largest, that counts as 0
-_TOUCHES = 1e-9
-_LEAST_FACTOR = 1e-9  # from which it starts where nothing separates at factor 1
-_BEYOND = (
-    5e-9,
-    1e-7,
-    1e-5,
-    1e-3,
-    0.1,
-)  # relative excess over the factor at which a proof is sought
 
-
-def separate_against_sets(problem: JointProblem, norm: Norm, tol: float) -> Certified:
-    """The robust separator of least norm against the sets of the samples.
-
-    Parameters
-    ----------
-    problem : JointProblem
-        In float64, on an array, with `JointSets`.
-    norm : Norm
-    tol : float
-        Certified relative gap of the margin to reach; the caller judges it.
-
-    Raises
-    ------
-    NotSeparableError
-        Where worst points or the minimiser of a risk prove that nothing separates.
-    RuntimeError
-        If the solver failed, or neither found a separator nor proved that there is none.
-    """
-    answer = maximise_margin(problem, norm, tol)
-    if answer.margin > 0:
-        return answer
-    coef, proof = decide_by_worst_points(problem)
-    if coef is not None:
-        found = _certified(problem, norm, coef, answer)
-        if found.margin > 0:
-            return found
-    if proof is None:
-        end = minimise_joint_risk(problem, LOSSES["exponential"])
-        if end.separable:  # its predictor is robust, if not the one of least norm
-            return _certified(problem, norm, end.coef, answer)
-        if end.separable is None:
-            raise RuntimeError(
-                f"The solvers neither found a robust separator for threat={problem.threat!r} nor "
-                f"proved that there is none. Scale the features to similar sizes."
-                f" {see('questions', 'separable_-is-none')}"
-            )
-        proof = end.weights
-    threat = type(problem.threat).__name__
-    factor = min(critical_factor(problem, bounded=False).margin, 1.0)
-    raise NotSeparableError(1.0, factor, proof, problem.fit_intercept, threat=threat)
+Callback = Callable[[PairProgram, Vector, Vector], None]
 
 
 def maximise_margin(
-    problem: JointProblem, norm: Norm, tol: float, *, most_tries: int = len(_TRIES)
+    problem: JointProblem,
+    norm: Norm,
+    tol: float,
+    *,
+    tries: Sequence[dict[str, float]] = TRIES,
+    callback: Callback | None = None,
 ) -> Certified:
-    """The predictor of largest robust margin in a norm; its margin may be negative or 0."""
+    """The predictor of largest robust margin in a norm; its margin may be negative or 0.
+
+    `callback` is shown each program of all pairs, with the weights (K, n) and the multipliers of
+    its answers.
+    """
     if _joint_cuts.serves(problem, norm):
         best = _by_cuts(problem, norm, tol)
         if best is not None and best.gap <= _CUT_GAP:
             return _on_active_pairs(problem, norm, tol, best)
-    return _by_program(problem, norm, tol, most_tries=most_tries)
+    return _by_program(problem, norm, tol, tries=tries, callback=callback)
 
 
 def _on_active_pairs(problem: JointProblem, norm: Norm, tol: float, best: Certified) -> Certified:
@@ -151,7 +98,8 @@ def _by_program(
     tol: float,
     chosen: np.ndarray | None = None,
     *,
-    most_tries: int = len(_TRIES),
+    tries: Sequence[dict[str, float]] = TRIES,
+    callback: Callback | None = None,
 ) -> Certified:
     """The answer of one cone program, of all pairs of a sample and a rival or of those chosen."""
     program = PairProgram(problem, chosen)
@@ -165,6 +113,8 @@ def _by_program(
 
     def judged(x: Vector, z: Vector) -> Certified:
         weights = program.problem.balanced(program.weights(z[margins]))
+        if callback is not None:
+            callback(program, weights, z)
         delta = program.perturbations(z, weights)
         bound = _margin_bound(program.problem, norm, weights, delta)
         whole = np.zeros((problem.n_classes, len(problem.y)))
@@ -177,11 +127,11 @@ def _by_program(
             bound=bound,
             solver="cone program of the threat",
         )
-        return _certified(problem, norm, program.coef(x), found)
+        return certified(problem, norm, program.coef(x), found)
 
     best: Certified | None = None
     failure: SolverFailure | None = None
-    for settings in _TRIES[:most_tries]:
+    for settings in tries:
         try:
             x, z = conic.solve(**settings)
         except SolverFailure as error:
@@ -217,7 +167,7 @@ def _by_cuts(problem: JointProblem, norm: Norm, tol: float) -> Certified | None:
         found = Certified(
             coef, weights, np.zeros(len(coef)), margin=-math.inf, bound=bound, solver="cuts"
         )
-        last, best = best, _certified(problem, norm, coef, found).merged(best)
+        last, best = best, certified(problem, norm, coef, found).merged(best)
         falls = last is None or not best.gap > (1 - _LEAST_FALL) * last.gap
         misses = 0 if falls else misses + 1
         if best.gap <= max(_CUT_GAP, tol) or misses == _MOST_MISSES:
@@ -260,105 +210,10 @@ def _margin_bound(problem: JointProblem, norm: Norm, weights: Vector, delta: Vec
     return value * (1 + of_norm)
 
 
-def _certified(problem: JointProblem, norm: Norm, coef: Vector, found: Certified) -> Certified:
+def certified(problem: JointProblem, norm: Norm, coef: Vector, found: Certified) -> Certified:
     """A direction with its best intercepts and a smallest robust margin of 1, where it is positive,
     and its margin less its rounding, beside the bound that is known.
     """
     coef, intercept = predictor(problem, coef)
     margin = robust_margin(problem, norm, coef, intercept)
     return replace(found, coef=coef, intercept=intercept, margin=margin)
-
-
-def critical_factor(problem: JointProblem, *, bounded: bool = True) -> Certified:
-    """The critical factor on the sets, the largest below which a robust separator exists, by
-    Dinkelbach's method: the predictor of largest margin at a factor has a larger factor of its own,
-    until there is none. The weights of a minimiser of the risk just above it prove that, where it
-    is to be bounded.
-
-    Returns
-    -------
-    Certified
-        `margin` and `bound` are factors: 0 where nothing separates, and inf where something does
-        against every multiple. The predictor has a smallest margin of 1 without adversary.
-    """
-    norm, unit = LpNorm(math.inf), float(problem.radius)
-    factor = unit
-    found = maximise_margin(problem, norm, _SLOW_RATIO, most_tries=1)
-    if found.margin <= 0:
-        factor = _LEAST_FACTOR * unit
-        found = maximise_margin(problem.at_radius(factor), norm, _SLOW_RATIO, most_tries=1)
-    best = replace(found, margin=0.0, bound=math.inf)
-    for _ in range(_MOST_RATIOS):
-        if found.margin <= 0:
-            break
-        found = _cleared(problem, found)
-        ratio = _own_factor(problem, found.coef)
-        best = replace(found, margin=ratio, bound=math.inf).merged(best)
-        if ratio == math.inf or ratio <= factor * (1 + _SLOW_RATIO):
-            break
-        factor = ratio
-        try:
-            found = maximise_margin(problem.at_radius(factor), norm, _SLOW_RATIO, most_tries=1)
-        except RuntimeError:  # the answer so far has its certified gap
-            break
-    if best.margin == math.inf:
-        return replace(best, solver="cone programs, largest ratio")
-    for beyond in _BEYOND if bounded else ():
-        tried = (1 + beyond) * best.margin if best.margin > 0 else _LEAST_FACTOR * unit
-        end = minimise_joint_risk(problem.at_radius(tried), LOSSES["exponential"])
-        if end.separable is False:
-            bound = tried if best.margin > 0 else 0.0
-            best = replace(best, bound=bound, weights=end.weights)
-            break
-    coef, intercept = predictor(problem.at_radius(0.0), best.coef)
-    return replace(
-        best,
-        coef=coef,
-        intercept=intercept,
-        margin=best.margin / unit,
-        bound=best.bound / unit,
-        solver="cone programs, largest ratio",
-    )
-
-
-def _cleared(problem: JointProblem, found: Certified) -> Certified:
-    """With 0 for the coefficients that are small beside the others, where the predictor then
-    separates and the sets take nothing.
-    """
-    coef = found.coef - found.coef.mean(axis=0)  # the differences alone count
-    sizes = np.abs(coef).max(axis=0) * column_sizes(problem.X, centred=problem.fit_intercept)
-    coef = np.where(sizes > _TOUCHES * sizes.max(), coef, 0.0)
-    if _takes_nothing(problem, coef) and _separates(problem.at_radius(0.0), coef):
-        return replace(found, coef=coef)
-    return found
-
-
-def _takes_nothing(problem: JointProblem, coef: Vector) -> bool:
-    """Whether the penalties are 0, or rounding beside their terms."""
-    penalties, sizes = problem.penalties(coef), problem.penalty_sizes(coef)
-    return bool(np.all(penalties <= TERM_ROUNDING * sizes))
-
-
-def _separates(problem: JointProblem, coef: Vector) -> bool:
-    """Whether all margins of a predictor with its best intercepts are positive."""
-    margins = problem.pair_margins(coef, problem.penalties(coef))
-    return bool((best_intercept(margins)[1] if problem.fit_intercept else margins.min()) > 0)
-
-
-def _own_factor(problem: JointProblem, coef: Vector) -> float:
-    """The largest factor at which a predictor that separates does so with its best intercepts, by
-    bisection.
-    """
-    if _takes_nothing(problem, coef):
-        return math.inf
-
-    def separates(factor: float) -> bool:
-        return _separates(problem.at_radius(factor), coef)
-
-    low, high = 0.0, 1.0
-    while high < _LARGEST_FACTOR and separates(high):
-        low, high = high, 2 * high
-    for _ in range(_HALVINGS):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if separates(middle) else (low, middle)
-    return low

@@ -26,8 +26,8 @@ from sklearn_robust.separators._engine_choice import (
     largest_sample_norm,
     maximise_margin,
 )
+from sklearn_robust.separators._joint_factor import critical_factor
 from sklearn_robust.separators._joint_margin_form import in_float64
-from sklearn_robust.separators._joint_sets import critical_factor
 from sklearn_robust.separators._max_margin_form import (
     SOLVER,
     MaxMarginForm,

@@ -20,6 +20,7 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import certify, feasibility
 from sklearn_robust.norms import Norm, SchattenNorm
 from sklearn_robust.separators._engine_choice import DEFAULT_TOL
+from sklearn_robust.separators._joint_factor import separate_against_sets
 from sklearn_robust.separators._joint_margin_form import (
     JointMarginForm,
     in_float64,
@@ -27,7 +28,6 @@ from sklearn_robust.separators._joint_margin_form import (
 )
 from sklearn_robust.separators._joint_program import JointPoint, JointProgram
 from sklearn_robust.separators._joint_radius import enclose_radius
-from sklearn_robust.separators._joint_sets import separate_against_sets
 from sklearn_robust.separators._joint_working_sets import points_on_sets, suits_sets
 from sklearn_robust.separators._max_margin_form import SolverFailure
 from sklearn_robust.separators.separator import NotSeparableError

@@ -28,7 +28,7 @@ from sklearn_robust.certificates import Certified, best_intercept, cancelling_we
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.separators._joint_sets import critical_factor
+from sklearn_robust.separators._joint_factor import critical_factor
 from sklearn_robust.separators.conic_separator import certify_direction, on_rows, solve_on_all_rows
 
 # The norm of the programs: where w is 0 its linear cones leave no part of Z^T a to it

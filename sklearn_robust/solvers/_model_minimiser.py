@@ -32,7 +32,7 @@ _TIE_ROUNDING = 1e-15  # sizes of tied coordinates, where units were changed
 _BOUND_ROUNDING = 1e-12  # a coordinate of the weighted sum against its bound
 _VALUE_ROUNDING = 1e-14  # values of the model
 
-_BLOCK_ROUNDS = 5  # rounds without fewer changes after which block pivoting ends
+_BLOCK_ROUNDS = 2  # rounds without fewer changes after which block pivoting ends
 
 # The search along a step
 # Shares of a step that are tried together; where all raise the model, each times the last
@@ -54,7 +54,7 @@ _STEPS_A_FACE = 4  # steps at most, for each face that an active-set method migh
 _FACES_A_STEP = 4  # at q = 2 one step does as much for the risk as so many faces
 _MAX_SUM_STEPS = 100  # Newton steps at most in `_split_sum`, which takes a few
 
-_EUCLIDEAN = LpNorm(2)
+_NOT_DEFINITE = "The model's Hessian is not positive definite on this face."
 
 _Clip = Callable[[np.ndarray], np.ndarray]
 
@@ -133,6 +133,7 @@ def minimise_model(
         seen = np.ones(len(p0), dtype=bool)
         model = _Model(eps, norm, seen, A, k, hessian.total, p0, float(rho0), diagonal)
         x, settled = model.minimiser(coef, max_faces)
+        rise = eps * float(model.size(x)) - level
     else:  # in units in which the weights of the norm are 1, or 0
         seen = norm.scale > 0
         unit = np.where(seen, norm.scale, 1.0)
@@ -148,8 +149,8 @@ def minimise_model(
             diagonal / unit**2,
         )
         x, settled = model.minimiser(coef * unit, max_faces)
+        rise = eps * float(model.size(x)) - level
         x = x / unit
-    rise = eps * float(norm.value(x)) - level
     intercept = (
         label_sum / hessian.label_curvature
         - hessian.label_row[:-1] @ (x - coef)
@@ -228,8 +229,9 @@ class _Model:
             last, face = face, faces.read(x)
             if exact and np.array_equal(face, last):
                 return x, True
-            target, clip = faces.solve(face)
-            moved, value = self.downhill(x, partial(_clipped, x, target, clip), value)
+            target, _ = faces.solve(face)
+            ahead = partial(_clipped, x, target, partial(faces.clip, face))
+            moved, value = self.downhill(x, ahead, value)
             if moved is x:  # and would be again
                 break
             exact = np.array_equal(moved, target)
@@ -243,10 +245,10 @@ class _Model:
         fewest, patience = len(face) + 1, _BLOCK_ROUNDS
         while patience > 0 and face.any():
             try:
-                target, _ = faces.solve(face)
+                target, size = faces.solve(face)
             except LinAlgError:
                 return None
-            moved = faces.pivot(face, target)
+            moved = faces.pivot(face, target, size)
             changes = int(np.count_nonzero(moved != face))
             if not changes:
                 return target
@@ -292,6 +294,10 @@ class _Model:
         """The dual norm of p, (f,)."""
         p = p if self.alike else self.seen * p
         return math.sqrt(p @ p) if self.norm.p == 2 else float(self.norm.dual.value(p))
+
+    def part(self, columns: np.ndarray) -> np.ndarray:
+        """A copy of A on some columns."""
+        return self.A[columns[:, None], columns]
 
     def weighted_sum(
         self, x: np.ndarray, size: float | None = None
@@ -343,7 +349,7 @@ class _Model:
             matrix.T.flat[:: len(A) + 1] += norm_curvature * ratio
         factor, info = lapack.dpotrf(matrix, lower=1, overwrite_a=1)
         if info != 0:
-            raise LinAlgError("The model's Hessian is not positive definite on this face.")
+            raise LinAlgError(_NOT_DEFINITE)
         return factor
 
     @staticmethod
@@ -359,11 +365,17 @@ class _Faces(Protocol):
         """The face on which the search goes on from x."""
         ...
 
-    def solve(self, face: np.ndarray) -> tuple[np.ndarray, _Clip]:
-        """The minimiser of the model on the plane of a face, and the map of points back to it."""
+    def solve(self, face: np.ndarray) -> tuple[np.ndarray, float]:
+        """The minimiser of the model on the plane of a face, and the norm there, which is linear on
+        the plane.
+        """
         ...
 
-    def pivot(self, face: np.ndarray, target: np.ndarray) -> np.ndarray:
+    def clip(self, face: np.ndarray, moved: np.ndarray) -> np.ndarray:
+        """Points of the plane of a face (..., f), moved back to the face."""
+        ...
+
+    def pivot(self, face: np.ndarray, target: np.ndarray, size: float) -> np.ndarray:
         """The face after the changes that the minimiser on its plane asks for; the same face where
         this is the minimiser of the model.
         """
@@ -383,20 +395,26 @@ class _SignFaces:
         leaves = np.abs(p) > bound * model.seen * (1 + _BOUND_ROUNDING)
         return np.where(x != 0, np.sign(x), np.where(leaves, np.sign(p), 0.0))
 
-    def solve(self, face: np.ndarray) -> tuple[np.ndarray, _Clip]:
-        """The minimiser over the nonzero coordinates; one that would change its sign stops at 0."""
+    def solve(self, face: np.ndarray) -> tuple[np.ndarray, float]:
+        """The minimiser over the nonzero coordinates."""
         model = self.model
         free = np.flatnonzero(face)
+        slope = face[free] if model.alike else model.seen[free] * face[free]
+        across = (0.5 * model.eps**2 * model.kappa) * slope - model.eps * model.k[free]
+        matrix = blas.dsyr2(1.0, slope, across, a=model.part(free).T, lower=1, overwrite_a=1)
+        found = _solved(matrix, model.p0[free] - (model.eps * model.rho0) * slope)
         target = np.zeros_like(face)
-        slope = model.seen[free] * face[free]
-        factor = model.factor(model.A[free[:, None], free], model.k[free], slope, 0.0, None)
-        target[free] = model.solve(factor, model.p0[free] - model.eps * model.rho0 * slope)
-        return target, lambda moved: np.where((moved * face > 0) | ~model.seen, moved, 0.0)
+        target[free] = found
+        return target, float(slope @ found)
 
-    def pivot(self, face: np.ndarray, target: np.ndarray) -> np.ndarray:
+    def clip(self, face: np.ndarray, moved: np.ndarray) -> np.ndarray:
+        """A coordinate that would change its sign stops at 0."""
+        return np.where((moved * face > 0) | ~self.model.seen, moved, 0.0)
+
+    def pivot(self, face: np.ndarray, target: np.ndarray, size: float) -> np.ndarray:
         """Coordinates of the wrong sign leave, and zeros beyond their bound enter."""
         model = self.model
-        p, bound, _ = model.weighted_sum(target, float((model.seen * face) @ target))
+        p, bound, _ = model.weighted_sum(target, size)
         stays = (target * face > 0) | ~model.seen
         enters = (face == 0) & (np.abs(p) > bound * model.seen * (1 + _BOUND_ROUNDING))
         return np.where(enters, np.sign(p), np.where(stays, face, 0.0))
@@ -420,45 +438,54 @@ class _TieFaces:
         p, _, size = model.weighted_sum(x)
         tied = model.seen & (np.abs(x) >= size * (1 - _TIE_ROUNDING))
         ties = np.where(tied, np.sign(x) if size > 0 else np.sign(p), 0.0)
-        inward = ties * p < -_BOUND_ROUNDING * np.abs(model.p0)
+        inward = ties * p < self._slack
         if inward.sum() < np.count_nonzero(ties):
             ties[inward] = 0.0
         return ties
 
-    def solve(self, face: np.ndarray) -> tuple[np.ndarray, _Clip]:
-        """The minimiser over t and the free coordinates; none of these grows beyond t."""
-        model = self.model
+    def solve(self, face: np.ndarray) -> tuple[np.ndarray, float]:
+        """The minimiser over t and the free coordinates."""
+        model, eps = self.model, self.model.eps
         free = np.flatnonzero(face == 0)
-        across = model.A @ face
-        A = np.empty((len(free) + 1,) * 2)
-        A[0, 0] = face @ across
-        A[0, 1:] = A[1:, 0] = across[free]
-        A[1:, 1:] = model.A[free[:, None], free]
-        k = np.append(model.k @ face, model.k[free])
-        p0 = np.append(model.p0 @ face - model.eps * model.rho0, model.p0[free])
-        slope = np.zeros(len(A))
-        slope[0] = 1.0
-        found = model.solve(model.factor(A, k, slope, 0.0, None), p0)
+        sums = self._rows @ face
+        across, (k, p0) = sums[:-2], sums[-2:].tolist()
+        matrix, right = np.empty((len(free) + 1,) * 2), np.empty(len(free) + 1)
+        matrix[0, 0] = float(face @ across) - 2 * eps * k + eps**2 * model.kappa
+        matrix[0, 1:] = across[free] - eps * model.k[free]
+        matrix[1:, 1:] = model.part(free)
+        right[0], right[1:] = p0 - eps * model.rho0, model.p0[free]
+        found = _solved(matrix.T, right)
         target = found[0] * face
         target[free] = found[1:]
+        return target, float(found[0])
 
-        def clip(moved: np.ndarray) -> np.ndarray:
-            level = np.maximum(np.max(moved * face, axis=-1, keepdims=True), 0.0)
-            inside = np.minimum(np.maximum(moved, -level), level)
-            if not model.alike:
-                inside = np.where(model.seen, inside, moved)
-            return np.where(face != 0, level * face, inside)
+    def clip(self, face: np.ndarray, moved: np.ndarray) -> np.ndarray:
+        """No free coordinate grows beyond t."""
+        level = np.maximum(np.max(moved * face, axis=-1, keepdims=True), 0.0)
+        inside = np.minimum(np.maximum(moved, -level), level)
+        if not self.model.alike:
+            inside = np.where(self.model.seen, inside, moved)
+        return np.where(face != 0, level * face, inside)
 
-        return target, clip
-
-    def pivot(self, face: np.ndarray, target: np.ndarray) -> np.ndarray:
+    def pivot(self, face: np.ndarray, target: np.ndarray, size: float) -> np.ndarray:
         """Tied coordinates that shrink become free, and free ones beyond the level tied."""
         model = self.model
-        level = float(np.max(target * face))
-        p, _, _ = model.weighted_sum(target, level)
-        beyond = model.seen & (face == 0) & (np.abs(target) > max(level, 0.0) * (1 + _TIE_ROUNDING))
-        inward = face * p < -_BOUND_ROUNDING * np.abs(model.p0)
-        return np.where(beyond, np.sign(target), np.where(inward, 0.0, face))
+        p, _, _ = model.weighted_sum(target, size)
+        beyond = (face == 0) & (np.abs(target) > max(size, 0.0) * (1 + _TIE_ROUNDING))
+        if not model.alike:
+            beyond &= model.seen
+        moved = np.where(face * p < self._slack, 0.0, face)
+        return np.where(beyond, np.sign(target), moved)
+
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        """The rows of A, k and p0."""
+        return np.vstack([self.model.A, self.model.k, self.model.p0])
+
+    @cached_property
+    def _slack(self) -> np.ndarray:
+        """The rounding of weighted sums, below zero."""
+        return -_BOUND_ROUNDING * np.abs(self.model.p0)
 
 
 @dataclass(frozen=True)
@@ -489,8 +516,9 @@ class _SmoothNorm:
             factor, ahead = self._step(x, factor)
             whole = ahead(_SHARES[:1])[0]
             before = value
-            moved, reached = _EUCLIDEAN.value(root * np.stack([whole - x, x])).tolist()
-            change = moved / reached if reached > 0 else math.inf
+            moved, reached = root * (whole - x), root * x
+            reach = float(reached @ reached)
+            change = math.sqrt(float(moved @ moved) / reach) if reach > 0 else math.inf
             x, value = model.downhill(x, ahead, value)
             if change <= (_CONVERGES if fresh and model.norm.p == 2 else _CONVERGED):
                 return x, True
@@ -512,12 +540,14 @@ class _SmoothNorm:
         """
         model, norm = self.model, self.model.norm
         p, pressure, size = model.weighted_sum(x)
-        seen = model.seen * x
+        seen = x if model.alike else model.seen * x
         slope = norm.dual.steepest_direction(seen) if norm.p != 2 else seen / size
         # eps rho and ||p||_q agree at the minimiser
         weight = max(pressure, _LEAST_PRESSURE * model.dual_size(p))
         if factor is None:
-            ratio = model.seen * np.maximum(np.abs(seen) / size, _LEAST_RATIO) ** (norm.p - 2)
+            ratio = model.seen
+            if norm.p != 2:
+                ratio = ratio * np.maximum(np.abs(seen) / size, _LEAST_RATIO) ** (norm.p - 2)
             norm_curvature = (norm.p - 1) * weight / size
             factor = model.factor(model.A, model.k, slope, norm_curvature, ratio)
         residual = p - pressure * slope
@@ -579,6 +609,15 @@ class _SmoothNorm:
         r = np.sign(s) * _split_sum(np.abs(s), norm.p)
         new_size = np.maximum(size + shares * growth, _MOST_SHRINKAGE * size)
         return np.where(seen, r * (new_size / norm.value(r)[:, None]), x + shares * step)
+
+
+def _solved(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The solution of a system, of whose matrix one triangle counts; both may be overwritten."""
+    solution: np.ndarray
+    solution, info = lapack.dposv(matrix, right, lower=1, overwrite_a=1, overwrite_b=1)[1:]
+    if info != 0:
+        raise LinAlgError(_NOT_DEFINITE)
+    return solution
 
 
 def _straight(x: np.ndarray, step: np.ndarray, shares: np.ndarray) -> np.ndarray:

@@ -38,6 +38,7 @@ FLAT_CURVATURE = 1e-6
 
 # |label-weighted sum| over total weight, above which the intercept is moved by itself
 LOPSIDED = 0.5
+_LEAST_CURVATURE = 1e-6  # curvature over the weight that an estimated gap is divided by at least
 _TINY = float(np.finfo(float).tiny)
 # Faces to try in a model
 FACES = 100  # near the minimiser of the risk
@@ -77,7 +78,9 @@ class MarginHessian:
 
     def apply(self, change: np.ndarray) -> np.ndarray:
         """C times a change of the margins."""
-        return self.c * change - (self.theta * (self.a @ change)) * self.a
+        moved: np.ndarray = self.c * change
+        moved -= (self.theta * float(self.a @ change)) * self.a
+        return moved
 
 
 def largest_theta(c: np.ndarray, a: np.ndarray) -> float:
@@ -93,6 +96,22 @@ def curvature_ratio(c: np.ndarray, a: np.ndarray) -> float:
 def theta_of_ratio(ratio: float) -> float:
     """The theta of this sum over all samples."""
     return 1 / max(1.0, ratio)
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def gap_near(weights: np.ndarray, a: np.ndarray, c: np.ndarray) -> tuple[float, float]:
+    r"""The gap that feasible weights a' prove at a predictor of weights a and curvatures c, (n,),
+    and the scale t at which they do: to second order, the least :math:`\tfrac12 \sum_i (t a'_i -
+    a_i)^2 / c_i`. No gap where that is out of range.
+    """
+    c = np.maximum(c, np.maximum(_LEAST_CURVATURE * a, _TINY))
+    relative = weights / c
+    scale = float(relative @ a) / (float(relative @ weights) or 1.0)
+    if not 0 < scale < math.inf:
+        return 0.0, float(a.sum() / weights.sum())
+    excess = scale * weights
+    excess -= a
+    return 0.5 * float(excess @ np.divide(excess, c, out=relative)), scale
 
 
 def curvatures(

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 import scipy
-from scipy.linalg import LinAlgError
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from sklearn_robust._adversaries import row_blocks
 from sklearn_robust._sign_split import SplitForm
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
@@ -43,12 +44,13 @@ _MOST_COLUMNS = 3000  # above which a model is too large
 
 @dataclass(frozen=True)
 class _Step:
-    """The minimiser of a model: v, the rise of the intercept, the margins' change, and weights (n,)
-    that prove a bound, if they do.
+    """The minimiser of a model: v, the rise of the intercept, the change of M v and that of the
+    margins, and weights (n,) that prove a bound, if they do and the gap may be small enough.
     """
 
     target: np.ndarray
     rise: float
+    scores: np.ndarray
     change: np.ndarray
     weights: np.ndarray | None
 
@@ -147,7 +149,7 @@ class _BoxesRisk:
                 damping = rules.more_damping(damping)
                 continue
             decrease = float(at.weights @ step.change)
-            if decrease <= rules.CLOSE_DECREASE and step.weights is not None:
+            if step.weights is not None:
                 target = self._between(at, step, 1.0)
                 coef, weights = self._coef(target), step.weights[None]
                 solution = self.certify(coef, weights, near=self._near(target))
@@ -184,14 +186,19 @@ class _BoxesRisk:
         """Its intercept on the rows as they are."""
         return at.intercept - float(self.form.centre @ self.form.coef(at.coef))
 
-    def _evaluated(self, v: np.ndarray, near: float | None) -> rules.NewtonPoint:
-        scores = self.form.M @ v
+    def _evaluated(
+        self, v: np.ndarray, near: float | None, scores: np.ndarray | None = None
+    ) -> rules.NewtonPoint:
+        """The point v, of scores M v."""
+        scores = self.form.M @ v if scores is None else scores
         return rules.evaluated(self.problem, self.loss, v, scores, scores, near)
 
     def _between(self, at: rules.NewtonPoint, step: _Step, share: float) -> rules.NewtonPoint:
         """The point at a share of a step, or beyond it."""
-        v = np.maximum(at.coef + share * (step.target - at.coef), 0)
-        return self._evaluated(v, at.intercept + share * step.rise)
+        v = at.coef + share * (step.target - at.coef)
+        # up to the end of the step v >= 0, and M v is linear in the share
+        scores = at.scores + share * step.scores if share <= 1 else None
+        return self._evaluated(np.maximum(v, 0), at.intercept + share * step.rise, scores)
 
     # steps
 
@@ -205,29 +212,46 @@ class _BoxesRisk:
         chosen = np.flatnonzero((at.coef > 0) | (down > near))
         if len(chosen) > _MOST_COLUMNS:
             return None
-        A = np.hstack([M[:, chosen], self.labels])
         c = rules.curvatures(self.loss.curvature(at.margins, a), at.margins, a)
         c = np.where(self.used, c, 0.0)
-        theta, slope = rules.largest_theta(c, a), a @ A
-        H = (A * c[:, None]).T @ A - theta * np.outer(slope, slope)
-        rules.damp(H, damping, np.diag(H))
+        theta, slope = rules.largest_theta(c, a), np.append(down[chosen], a @ self.labels)
+        H = self._gram(chosen, c) - theta * np.outer(slope, slope)
+        diagonal = np.diag(H).copy()
+        rules.damp(H, damping, diagonal)
         now = np.concatenate([at.coef[chosen], np.zeros(self.labels.shape[1])])
         bounded = np.arange(len(now)) < len(chosen)
         try:
             x = minimise_nonnegative_quadratic(H, slope + H @ now, bounded, now > 0)
+            if x is not None:
+                x = _undamped(H, (np.diag(H) - diagonal) * (x - now), bounded, x)
         except LinAlgError:
             return None
         if x is None or not np.isfinite(x).all():
             return None
-        change = A @ (x - now)
         target = np.zeros_like(at.coef)
         target[chosen] = x[: len(chosen)]
+        scores = M @ (target - at.coef)
+        change = scores + self.labels @ x[len(chosen) :]
         model = a - rules.MarginHessian(c, a, theta).apply(change)
-        weights = None
-        if all((model[members[0]] > 0).any() for members in self.problem.classes):
+        weights, decrease = None, float(a @ change)
+        # the next decrease, and the gap with it, is about the square of this one
+        close = decrease**2 <= max(self.tol, rules.ROUNDING_DECREASE)
+        if close and all((model[members[0]] > 0).any() for members in self.problem.classes):
             feasible = self.problem.balanced(np.maximum(model, 0)[None])[0]
             weights = feasible if self.form.feasible(feasible) else None
-        return _Step(target, float(np.sum(x[len(chosen) :])), change, weights)
+        return _Step(target, float(np.sum(x[len(chosen) :])), scores, change, weights)
+
+    def _gram(self, chosen: np.ndarray, c: np.ndarray) -> np.ndarray:
+        """A^T diag(c) A for some columns of M and the labels as A, summed over blocks of rows."""
+        m = len(chosen) + self.labels.shape[1]
+        H, root = np.zeros((m, m)), np.sqrt(c)[:, None]
+        for rows in row_blocks(len(root), m):
+            A = np.empty((len(root[rows]), m))
+            np.take(self.form.M[rows], chosen, axis=1, out=A[:, : len(chosen)], mode="clip")
+            A[:, len(chosen) :] = self.labels[rows]
+            A *= root[rows]
+            H += A.T @ A
+        return H
 
     def _descend(
         self, v: np.ndarray, max_iter: int, record: Callable[..., None]
@@ -259,3 +283,16 @@ class _BoxesRisk:
             m=_PAIRS,
         )
         return v, int(result["nit"])
+
+
+def _undamped(H: np.ndarray, excess: np.ndarray, bounded: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The minimiser moved towards that without damping, whose weights cancel the columns of its
+    face; as it is, where that would leave the face.
+
+    `excess` is what the damping leaves of each entry of the gradient.
+    """
+    on = np.flatnonzero((x > 0) | ~bounded)
+    moved = x.copy()
+    if len(on):
+        moved[on] += cho_solve(cho_factor(H[np.ix_(on, on)]), excess[on])
+    return moved if (moved[bounded] >= 0).all() else x

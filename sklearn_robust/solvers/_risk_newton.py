@@ -16,7 +16,7 @@ from scipy.linalg import LinAlgError
 from sklearn_robust.certificates import cancelling_weights, proves_not_separable
 from sklearn_robust.losses import MarginLoss, log_risk_and_derivatives
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.rows import DenseRows, GramRows
+from sklearn_robust.rows import DenseRows, GramRows, SparseRows
 from sklearn_robust.solvers import _newton_rules as rules
 from sklearn_robust.solvers._model_minimiser import LEAST_INSET, minimise_model
 from sklearn_robust.solvers._newton_columns import ColumnChoice, Trust
@@ -27,7 +27,7 @@ from sklearn_robust.solvers._risk_model import (
     Gradient,
     curvature,
 )
-from sklearn_robust.solvers._risk_sample import sample_of_rows
+from sklearn_robust.solvers._risk_sample import EVERY, in_sample, sample_of_rows
 from sklearn_robust.solvers.solution import Solution, risk_gap
 
 # products in a Gram matrix, and features in one of all, up to which it costs less than one more
@@ -40,6 +40,7 @@ _INSET_SHARE = 0.4
 _MOST_INSET = 1e-3  # share of the radius by which they stay inside at most
 # the gap that the weights of a model prove is larger than this times the square of its decrease
 _LEAST_GAP = 0.3
+_CENTRE_ROWS = 1000  # rows, about, whose mean is near enough to that of all
 # products in a least-squares problem up to which weights are moved to cancel immovable features
 _MOST_PRODUCTS = 1e9
 
@@ -60,6 +61,8 @@ class _Step:
     ----------
     target : _Point
         With the weights of the model's centre.
+    change : ndarray of shape (n,)
+        That of the margins.
     settled : bool
         Whether the target is the exact minimiser of the model.
     predicted_decrease : float
@@ -67,16 +70,20 @@ class _Step:
     """
 
     target: _Point
+    change: np.ndarray
     settled: bool
     predicted_decrease: float
 
 
 @dataclass(frozen=True)
 class _Hessian:
-    """The Hessian of the log-risk by the margins, and by the coefficients."""
+    """The Hessian of the log-risk by the margins, and by the coefficients; whether the latter is an
+    estimate from a sample of the rows.
+    """
 
     margins: MarginHessian
     model: Curvature
+    sampled: bool
 
 
 def newton(
@@ -154,7 +161,7 @@ class _Newton:
         Samples of positive weight.
     eps : float
         The radius.
-    factors : ndarray of shape (n,)
+    factors : ndarray of shape (n,) or 1
         The factors on it of the samples.
     norm : LpNorm or WeightedNorm
         The norm in the penalty, eps times the norm of the coefficients.
@@ -164,6 +171,9 @@ class _Newton:
     choice : ColumnChoice
     hessian : _Hessian or None
         The last one; None asks for a new one.
+    sample : DenseRows, SparseRows or None
+        The rows of which the next Hessian is made, instead of all: those of the first one, at the
+        minimiser of their risk.
     trust : Trust
     reached : tuple of _Point and _Point, or None
         The last target that was evaluated, and the point there.
@@ -194,12 +204,13 @@ class _Newton:
         threat = problem.threat
         self.eps = float(problem.radius[0])
         self.norm = threat.dual_norm
-        self.factors = problem.factors
+        self.factors: np.ndarray | float = 1.0 if problem.adversary is None else problem.factors
         self.choice = ColumnChoice.of(
             self.norm, self.eps, threat.scale, d, rows.most_gram_columns()
         )
         self.immovable = np.flatnonzero((self.choice.scale == 0) | (self.eps == 0))
         self.hessian: _Hessian | None = None
+        self.sample: DenseRows | SparseRows | None = None
         self.trust = Trust()
         self.reached: tuple[_Point, _Point] | None = None
 
@@ -212,6 +223,8 @@ class _Newton:
     ) -> tuple[Solution | None, np.ndarray, int]:
         """Iterate: gradient, model, step, convergence, search."""
         at = self._start(start, near)
+        if near is not None and isinstance(self.rows, DenseRows | SparseRows):
+            self.sample = sample_of_rows(self.rows)
         trust = self.trust
         iteration = 0
         while iteration < max_iter and not trust.lost and not self._separates(at):
@@ -260,10 +273,19 @@ class _Newton:
             near = float(self.problem.evaluate_scores(self.loss, scores, penalty).intercept[0])
         return self._evaluated(start[0], near, scores[0] + near * self.y)
 
-    def _evaluated(self, coef: np.ndarray, intercept: float, scores: np.ndarray) -> _Point:
-        """The point of these coefficients (d,), with scores that include the intercept."""
+    def _evaluated(
+        self,
+        coef: np.ndarray,
+        intercept: float,
+        scores: np.ndarray,
+        margins: np.ndarray | None = None,
+    ) -> _Point:
+        """The point of these coefficients (d,), with scores that include the intercept; the margins
+        follow from them where they are not known.
+        """
         penalty = self.eps * float(self.norm.value(coef))
-        margins = scores - penalty * self.factors
+        if margins is None:
+            margins = scores - penalty * self.factors
         log_risk, weights, c = log_risk_and_derivatives(self.loss, margins, self.log_weight)
         return _Point(coef, intercept, scores, margins, float(log_risk), weights, penalty, c)
 
@@ -278,18 +300,23 @@ class _Newton:
     @cached_property
     def centre(self) -> np.ndarray:
         """About the mean of the rows, subtracted from them in Gram matrices, where an intercept
-        absorbs it, (d,).
+        absorbs it, (d,); zero where it is as close to the rows.
         """
         if not self.problem.fit_intercept:
             return np.zeros(len(self.choice.scale))
-        rows = sample_of_rows(self.rows) if isinstance(self.rows, DenseRows) else None
-        return self.rows.mean() if rows is None else rows.mean()
+        if not isinstance(self.rows, DenseRows):
+            return self.rows.mean()
+        some = self.rows.X[:: 1 + len(self.y) // _CENTRE_ROWS]
+        mean: np.ndarray = some.mean(axis=0, dtype=np.float64)
+        far = np.abs(mean) > some.std(axis=0, dtype=np.float64)
+        return np.where(far, mean, 0.0)
 
     # -- gradient and model
 
     def _gradient(self, weights: np.ndarray, weighted_sum: np.ndarray) -> Gradient:
         """Minus the gradient of the log-risk at weights (n,), given Z^T a."""
-        return Gradient(weighted_sum, float(self.factors @ weights), self.y @ weights)
+        total_weight = float(self.problem.attacked_weight(weights[None])[0])
+        return Gradient(weighted_sum, total_weight, float(self.y @ weights))
 
     def _has_model(self, at: _Point, gradient: Gradient) -> bool:
         """See to a Hessian for the model at this point; False where it has too many columns."""
@@ -299,27 +326,53 @@ class _Newton:
         trust = self.trust
         if self.hessian is None or not trust.converges or not self._serves(at, gradient):
             c = rules.curvatures(at.curvatures, at.margins, at.weights, cautious=trust.cautious)
-            centre = self.centre[columns]
-            sums = CurvatureSums.of(
-                self.rows,
-                columns,
-                centre,
-                self.y,
-                self.factors,
-                c,
-                at.weights,
-                exact=trust.exact,
-            )
-            model = curvature(
-                sums, gradient, columns, centre, fit_intercept=self.problem.fit_intercept
-            )
-            self.hessian = _Hessian(MarginHessian(c, at.weights, model.theta), model)
+            sample, self.sample = self.sample, None
+            if sample is None:
+                of_rows = self.rows, self.y, self.factors, c, at.weights
+                model = self._curvature(columns, gradient, *of_rows)
+            else:
+                model = self._sampled_curvature(columns, sample, c, at.weights)
+            margins = MarginHessian(c, at.weights, model.theta)
+            self.hessian = _Hessian(margins, model, sampled=sample is not None)
         trust.decrease_before = trust.decrease
         return True
 
+    def _curvature(
+        self,
+        columns: np.ndarray | slice,
+        gradient: Gradient,
+        rows: GramRows,
+        y: np.ndarray,
+        r: np.ndarray | float,
+        c: np.ndarray,
+        a: np.ndarray,
+    ) -> Curvature:
+        """The Hessian by some columns, of rows with labels y, factors r, curvatures c and weights
+        a, which have this gradient.
+        """
+        centre = self.centre[columns]
+        sums = CurvatureSums.of(rows, columns, centre, y, r, c, a, exact=self.trust.exact)
+        return curvature(sums, gradient, columns, centre, fit_intercept=self.problem.fit_intercept)
+
+    def _sampled_curvature(
+        self,
+        columns: np.ndarray | slice,
+        rows: DenseRows | SparseRows,
+        c: np.ndarray,
+        a: np.ndarray,
+    ) -> Curvature:
+        """An estimate of the Hessian from a sample of the rows, each of which stands for some."""
+        y = in_sample(self.y)
+        c, a = EVERY * in_sample(c), EVERY * in_sample(a)
+        r = self.factors if isinstance(self.factors, float) else in_sample(self.factors)
+        # its own gradient: the estimate is positive semidefinite
+        weighted_sum = rows.weighted_sum((y * a)[None])[0]
+        gradient = Gradient(weighted_sum, float(np.sum(r * a)), float(y @ a))
+        return self._curvature(columns, gradient, rows, y, r, c, a)
+
     def _serves(self, at: _Point, gradient: Gradient) -> bool:
         """Whether to reuse the Hessian: it is expensive, and it covers all active columns."""
-        if self.hessian is None or self._products < _CHEAP_PRODUCTS:
+        if self.hessian is None or self.hessian.sampled or self._products < _CHEAP_PRODUCTS:
             return False
         columns = self.hessian.model.columns
         cheap = isinstance(columns, slice) and len(at.coef) <= _CHEAP_COLUMNS
@@ -335,13 +388,10 @@ class _Newton:
             target, settled = self._target(at, gradient, self.trust.faces)
         except LinAlgError:
             return None
-        # a . (change of the margins)
-        decrease = float(
-            at.weights @ (target.scores - at.scores)
-            - gradient.total_weight * (target.penalty - at.penalty)
-        )
+        change = target.margins - at.margins
+        decrease = float(at.weights @ change)
         self.trust.decrease = decrease
-        return _Step(target, settled, decrease)
+        return _Step(target, change, settled, decrease)
 
     def _target(self, at: _Point, gradient: Gradient, max_faces: int) -> tuple[_Point, bool]:
         """The model's minimiser around a point, for this gradient there, and whether it is exact.
@@ -362,8 +412,10 @@ class _Newton:
         )
         coef = np.zeros_like(at.coef)
         coef[columns] = step.coef
-        change = self.y * self.rows.scores_on(columns, coef - at.coef) + step.intercept * self.y
-        scores = at.scores + change
+        # a fresh array as long as the samples takes longer than a sum over one
+        scores = self.rows.scores_on(columns, coef - at.coef) + step.intercept
+        scores *= self.y
+        scores += at.scores
         penalty = self.eps * float(self.norm.value(coef))
         intercept = at.intercept + step.intercept
         margins = scores - penalty * self.factors
@@ -395,7 +447,7 @@ class _Newton:
         target, decrease = step.target, step.predicted_decrease
         if not step.settled and decrease <= rules.ROUNDING_DECREASE:
             return None
-        first = at.first_share(target.margins - at.margins, self.used)
+        first = at.first_share(step.change, self.used)
         ahead = partial(self._between, at, target)
         return rules.line_search(at.log_risk, ahead, self._separates, decrease, first)
 
@@ -404,7 +456,8 @@ class _Newton:
         if share == 1:
             if self.reached is not None and self.reached[0] is target:
                 return self.reached[1]
-            self.reached = target, self._evaluated(target.coef, target.intercept, target.scores)
+            known = target.coef, target.intercept, target.scores, target.margins
+            self.reached = target, self._evaluated(*known)
             return self.reached[1]
         return self._evaluated(
             at.coef + share * (target.coef - at.coef),
@@ -442,22 +495,26 @@ class _Newton:
     def _certified(self, at: _Point, step: _Step) -> Solution | None:
         """The target, if the model's weights a' = a - C delta prove it to the tolerance."""
         hessian = self.hessian
-        target = step.target
+        target, change = step.target, step.change
         # the square of a decrease from far away may be out of range
         decrease = min(step.predicted_decrease, 1.0)
         close = decrease <= rules.CLOSE_DECREASE and _LEAST_GAP * decrease**2 <= self.tol
-        if not step.settled or not close or hessian is None:
+        if not step.settled or not close or hessian is None or hessian.sampled:
             return None
         for _ in range(rules.MAX_REFINEMENTS):
-            weights = at.weights - hessian.margins.apply(target.margins - at.margins)
-            if not np.any(weights > 0):
+            weights = hessian.margins.apply(change)
+            np.subtract(at.weights, weights, out=weights)
+            np.maximum(weights, 0, out=weights)
+            if not np.any(weights):
                 return None
-            feasible = self._cancelled(self.problem.balanced(np.maximum(weights, 0)[None]))
-            del weights  # as long as the samples
             reached = self._between(at, target, 1.0)
             log_risk = reached.log_risk
-            # at the minimiser the best scale of the weights is their total times the risk
-            near = np.array([log_risk + math.log(reached.weights.sum())])
+            gap, scale = rules.gap_near(weights, reached.weights, reached.curvatures)
+            if gap > self.tol:
+                return None
+            near = np.array([log_risk + math.log(scale * weights.sum())])
+            feasible = self._cancelled(self.problem.balanced(weights[None]))
+            del weights  # as long as the samples
             bound = self.loss.log_risk_bound(feasible, self.problem.log_weight, near)
             if risk_gap(float(bound[0]), log_risk) > self.tol:
                 return None  # even if they were feasible
@@ -474,6 +531,7 @@ class _Newton:
                 target, _ = self._target(at, gradient, rules.FACES)
             except LinAlgError:
                 return None
+            change = target.margins - at.margins
         return None
 
     def _cancelled(self, weights: np.ndarray) -> np.ndarray:

@@ -38,7 +38,7 @@ from sklearn_robust.solvers.solution import Solution, risk_gap
 
 # Entries of the data, and by q their columns, from which the method pays
 _LEAST_ENTRIES = 100_000
-_LEAST_COLUMNS = {1: 100, 2: 40}
+_LEAST_COLUMNS = {1: 100, 2: 48}
 # Iterations that take no longer than Newton's method: some, and so many for each column
 _FEW_ITERATIONS = 10
 _ITERATIONS_A_COLUMN = 0.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
@@ -11,7 +12,7 @@ from scipy.special import logsumexp
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import DenseRows, SparseRows
 
-_EVERY = 16  # one of so many rows is in the sample
+EVERY = 16  # one of so many rows is in the sample
 _LEAST_ENTRIES = 200_000  # entries of the data from which a sample pays
 _LEAST_ROWS = 100  # rows of a sample at least, for each column
 _TOL = 0.1  # gap of the sample's risk, as a share of its columns over its rows
@@ -20,9 +21,14 @@ _TOL = 0.1  # gap of the sample's risk, as a share of its columns over its rows
 def sample_of_rows(rows: DenseRows | SparseRows) -> DenseRows | SparseRows | None:
     """One of some rows; None where these are few for each column, or have few entries."""
     n, d = rows.shape
-    if n * d < _LEAST_ENTRIES or n < _EVERY * _LEAST_ROWS * d:
+    if n * d < _LEAST_ENTRIES or n < EVERY * _LEAST_ROWS * d:
         return None
-    return type(rows)(rows.X[::_EVERY])
+    return type(rows)(in_sample(rows.X))
+
+
+def in_sample(values: Any) -> Any:
+    """The rows of an array, or its entries, that are in the sample."""
+    return values[::EVERY]
 
 
 def sample_of(problem: RobustProblem) -> RobustProblem | None:
@@ -36,7 +42,7 @@ def sample_of(problem: RobustProblem) -> RobustProblem | None:
     sample = sample_of_rows(rows)
     if sample is None:
         return None
-    y, log_weight = problem.y[:, ::_EVERY], problem.log_weight[:, ::_EVERY]
+    y, log_weight = (in_sample(values.T).T for values in (problem.y, problem.log_weight))
     used = log_weight > -math.inf
     if not (np.any(used & (y > 0)) and np.any(used & (y < 0))):
         return None

@@ -6,7 +6,7 @@ gradient holds the primal predictor: :math:`\nabla \tfrac12 D^2(a) = Z w`, with 
 direction in the p-norm of the residual of :math:`Z^T a` in the threat's set, scaled by D.
 Nesterov's method over the simplex (two simplices, one a class, for a free intercept), with
 backtracking and adaptive restart, therefore carries a certificate at every iteration: margin(w) <=
-gamma <= D(a).
+gamma <= D(a). For other p the two sides of the saddle point move in turns (`_saddle_path`).
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from sklearn_robust.certificates import (
     repaired_weights,
 )
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.norms import LpNorm, shave_level
+from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import squared_norm_bound
 from sklearn_robust.solvers._descent import Run, Stopping, follow
+from sklearn_robust.solvers._saddle_path import SaddlePath, feasible_projection
 from sklearn_robust.solvers.solution import Monitor, Solution, problem_to_numpy
 from sklearn_robust.threats import ProximalThreat, has_exponent, require, residual
 
@@ -97,7 +98,7 @@ def accelerated_margin(
     record_every: int = 0,
     monitors: Sequence[Monitor] = (),
 ) -> Solution:
-    """The robust separator of largest margin in the p-norm, 1 < p <= 2, to a certified gap.
+    """The robust separator of largest margin in the p-norm, to a certified gap.
 
     Parameters
     ----------
@@ -107,14 +108,15 @@ def accelerated_margin(
         Only evaluated for `log_risk`: the limit is the same for every loss with an exponential
         tail.
     norm : LpNorm
-        The geometry p, in (1, 2].
+        The geometry p, in [1, inf].
     max_iter : int
-        Iterations at most, of two products with X each (one more where backtracking refuses a
-        step).
+        Iterations at most, of two products with X each (for 1 < p <= 2 one more where backtracking
+        refuses a step).
     tol : float
         Certified relative gap of the margin to reach.
     record_every : int
-        Record margin, bound and gap every so many iterations; 0 records nothing.
+        Record margin, bound and gap every so many iterations, for p = 1 and p > 2 every eighth at
+        most; 0 records nothing.
     monitors : sequence of Monitor, optional
         Shown predictors and figures at iterations of their choice. They change no iteration; each
         may stop the solver.
@@ -129,24 +131,26 @@ def accelerated_margin(
     Raises
     ------
     ValueError
-        If p is not in (1, 2], or the threat has no Euclidean projection.
+        If the norm is not an l_p norm, or the threat has no Euclidean projection.
     """
-    if not (has_exponent(norm) and 1 < norm.p <= 2):
-        given = f"p={norm.p:g}" if has_exponent(norm) else type(norm).__name__
+    if not has_exponent(norm):
         raise ValueError(
-            f"The accelerated solver needs a geometry p in (1, 2], got {given}. Use the solver "
-            f"'steepest_descent' for the path of this geometry, or 'exact' for its limit."
+            f"The accelerated solver needs a geometry p in [1, inf], got {type(norm).__name__}. "
+            f"Use the solver 'steepest_descent' for the path of this geometry."
             f" {see('guide/solvers')}"
         )
     problem.require_one_set("The accelerated solver", one_radius=True)
     require(problem.threat, ProximalThreat, "the accelerated solver")
     problem = problem.simplified()
     stopping = Stopping(max_iter, 0.0, tol, True, record_every, monitors)
-    return follow(_AscentPath(problem, norm), _AscentRun(problem, stopping, loss, norm))
+    path = _AscentPath(problem, norm) if 1 < norm.p <= 2 else SaddlePath(problem, norm)
+    return follow(path, _AscentRun(problem, stopping, loss, norm))
 
 
 class _AscentPath:
     """Problems under way; the methods are those of `_descent.Path`."""
+
+    is_certified = True
 
     def __init__(self, problem: RobustProblem, norm: LpNorm) -> None:
         self.problem = problem
@@ -170,8 +174,8 @@ class _AscentPath:
         return self
 
 
-class _AscentRun(Run[_AscentPath]):
-    """The run of the accelerated ascent, whose every iterate carries its certificate.
+class _AscentRun(Run[_AscentPath | SaddlePath]):
+    """The run of the accelerated ascent, or of a saddle point, whose iterates carry certificates.
 
     A problem that is proven not to be separable ends without having converged.
     """
@@ -186,13 +190,17 @@ class _AscentRun(Run[_AscentPath]):
         self.loss = loss
         self.norm = norm
 
-    def figures(self, at: _State) -> dict[str, Array]:
+    def certifies(self, iteration: int, path: _AscentPath | SaddlePath) -> bool:
+        """Where the path has new certificates."""
+        return path.is_certified
+
+    def figures(self, at: _State | SaddlePath) -> dict[str, Array]:
         """The best margins and bounds so far."""
         gap = relative_gap(at.margin, at.bound)
         return {"margin": at.margin, "margin_bound": at.bound, "gap": gap}
 
     def verdicts(
-        self, iteration: int, at: _State, figures: dict[str, Array]
+        self, iteration: int, at: _State | SaddlePath, figures: dict[str, Array]
     ) -> tuple[np.ndarray, np.ndarray]:
         """A problem ends where its gap is small enough, or its bound is zero or proven to be."""
         converged = to_numpy(figures["gap"] <= self.stopping.tol)
@@ -209,7 +217,9 @@ class _AscentRun(Run[_AscentPath]):
                 at.not_separable[i] = ended[i] = True
         return ended, converged
 
-    def solution(self, i: int, iteration: int, at: _State, converged: bool | None) -> Solution:
+    def solution(
+        self, i: int, iteration: int, at: _State | SaddlePath, converged: bool | None
+    ) -> Solution:
         """The solution of problem i, scaled to a smallest margin of 1 and certified again."""
         row = slice(i, i + 1)
         one = self.problem.select(row)
@@ -311,7 +321,7 @@ def _trial(
     )
     curvature = _CURVATURE_DECAY * state.curvature
     while True:
-        weights = _project(problem, state.ahead - scores / curvature[:, None])
+        weights = feasible_projection(problem, state.ahead - scores / curvature[:, None])
         weighted_sum = problem.weighted_sum(weights)
         new_value, _ = _half_square(problem, norm, weighted_sum)
         move = weights - state.ahead
@@ -322,17 +332,3 @@ def _trial(
         if not bool(xp.any(refused)):
             return weights, weighted_sum, xp.sqrt(2 * new_value), curvature
         curvature = xp.where(refused, 2 * curvature, curvature)
-
-
-def _project(problem: RobustProblem, x: Array) -> Array:
-    """The Euclidean projection on the feasible weights.
-
-    They are the simplex, or a simplex of total weight 1/2 for each class with an intercept.
-    """
-    xp = namespace(x)
-    projected = zero = xp.zeros_like(x)
-    for members in problem.classes:
-        total = xp.ones_like(x[:, :1]) / len(problem.classes)
-        level = shave_level(xp.where(members, x, -math.inf), total, 1.0)
-        projected = xp.where(members, xp.maximum(x - level, zero), projected)
-    return projected

@@ -10,8 +10,8 @@ inf), one that would overtake the largest stops level with it (q = 1). For p = 2
 proximal step does both: a soft threshold follows the step along the weighted sum.
 
 The adaptive step is the line search: for p = 1 a step by the curvature of each coordinate saved no
-steps beside it. Paths for p = 1 and inf are not accelerated (Wang et al. 2023, arXiv 2305.17544):
-the exact separator takes the time of about 500 steps.
+steps beside it. Paths themselves are not accelerated: `accelerated_margin` finds their limit in
+every p-norm, and the exact separator takes the time of about 500 steps.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ from sklearn_robust.threats._limits import bound_limits, check_limits, dense, ro
 from sklearn_robust.threats._members import call_of, check_numbers, per_feature, times
 from sklearn_robust.threats._mixin import ThreatMixin
 
+_BLOCK_ENTRIES = 2**15  # entries of bounds that are computed at a time, in the cache
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Box(ThreatMixin):
@@ -237,8 +239,15 @@ class LimitedBoxes(Box):
 
     @cached_property
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        below, above = room(self.X, self.limits)
-        return np.maximum(self.reach_below, below), np.minimum(self.reach_above, above)
+        X = np.atleast_2d(self.X)
+        lower, upper = np.empty(X.shape), np.empty(X.shape)
+        size = max(1, _BLOCK_ENTRIES // X.shape[1])
+        for first in range(0, len(X), size):
+            rows = slice(first, first + size)
+            below, above = room(X[rows], self.limits)
+            np.maximum(_rows(self.reach_below, rows), below, out=lower[rows])
+            np.minimum(_rows(self.reach_above, rows), above, out=upper[rows])
+        return lower.reshape(self.X.shape), upper.reshape(self.X.shape)
 
     @property
     def lower(self) -> np.ndarray:
@@ -269,17 +278,26 @@ class LimitedBoxes(Box):
         known = inside and np.isfinite(total).all()
         return total if known else super().supports(V)
 
-    def reaches(self, v: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Whether the support functions in directions (d,) or (n, d) are at least numbers (n,)."""
-        reach = np.where(v > 0, self.reach_above, -np.asarray(self.reach_below))
-        reached, open_ = decide(np.inf, self.X, v, self.limits, reach, None, values)
+    def reaches(
+        self, v: np.ndarray, values: np.ndarray, which: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Whether the support functions are at least numbers; see `threats.reaches`."""
+        below, above = np.asarray(self.reach_below), np.asarray(self.reach_above)
+        if which is not None and max(below.ndim, above.ndim) > 1:  # a reach of each sample
+            v, which = v[which], None
+        reach = np.where(v > 0, above, -below)
+        reached, open_ = decide(np.inf, self.X, v, self.limits, reach, None, values, which)
         if open_.any():
-            below, above = (
-                rows_of(np.asarray(end), open_) for end in (self.reach_below, self.reach_above)
-            )
+            own = v if which is None else v[which]
+            below, above = rows_of(below, open_), rows_of(above, open_)
             rest = LimitedBoxes(below, above, self.X[open_], self.limits)
-            reached[open_] = rest.support(rows_of(v, open_)) >= values[open_]
+            reached[open_] = rest.support(rows_of(own, open_)) >= values[open_]
         return reached
+
+
+def _rows(bounds: Any, rows: slice) -> Any:
+    """The bounds of some samples; those of all, where they are one."""
+    return bounds[rows] if np.ndim(bounds) == 2 else bounds
 
 
 def _opposite(value: Any) -> Any:

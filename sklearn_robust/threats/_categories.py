@@ -222,6 +222,8 @@ class Changes:
         The number of changes.
     d : int
         The number of features.
+    box : pair (lower, upper) of arrays of shape (n, d) or (d,), optional
+        A box that holds the changes, of bounds <= 0 and >= 0.
     """
 
     symmetric = convex = solid = False
@@ -234,10 +236,18 @@ class Changes:
         now: np.ndarray,
         count: Any,
         d: int,
+        box: Any = None,
     ) -> None:
         self.groups, self.allowed = groups, allowed
         self.now, self.count = now, count
-        self.d = d
+        self.d, self.box = d, box
+
+    def within(self, lower: Any, upper: Any) -> Changes:
+        """The changes that a box holds."""
+        box = lower, upper
+        if self.box is not None:
+            box = np.maximum(self.box[0], lower), np.minimum(self.box[1], upper)
+        return Changes(self.groups, self.allowed, self.now, self.count, self.d, box)
 
     def support(self, v: Array) -> Array:
         """The sum of the largest gains: (d,) or (..., n, d) -> (..., n)."""
@@ -258,12 +268,12 @@ class Changes:
     def _gains(self, v: Array) -> tuple[Array, Array]:
         """The largest gain in each group, >= 0, and the category that has it: (..., n, groups)."""
         gains, best = [], []
-        for g, (group, allowed) in enumerate(zip(self.groups, self.allowed, strict=True)):
+        for g, group in enumerate(self.groups):
             values = np.concatenate([v[..., group], np.zeros_like(v[..., :1])], axis=-1)
-            now = self.now[..., g]
-            shape = np.broadcast_shapes(values.shape[:-1], now.shape)
+            now, open_ = self.now[..., g], self._open(g)
+            shape = np.broadcast_shapes(values.shape[:-1], open_.shape[:-1])
             values = np.broadcast_to(values, (*shape, values.shape[-1]))
-            there = np.where(allowed[now], values, -np.inf)
+            there = np.where(open_, values, -np.inf)
             found = np.argmax(there, axis=-1)[..., None]
             here = np.broadcast_to(now, found.shape[:-1])[..., None]
             gains.append(
@@ -275,15 +285,32 @@ class Changes:
             best.append(found[..., 0])
         return np.stack(gains, axis=-1), np.stack(best, axis=-1)
 
+    def _open(self, g: int) -> np.ndarray:
+        r"""The categories that each sample can have in a group, (n, k + 1) or (k + 1,).
+
+        A box holds the change from c to k where :math:`l_c \le -1` and :math:`u_k \ge 1`.
+        """
+        now = self.now[..., g]
+        found: np.ndarray = self.allowed[g][now]
+        if self.box is None:
+            return found
+        lower, upper = (np.asarray(bound)[..., self.groups[g]] for bound in self.box)
+        no_column = np.ones_like(lower[..., :1], dtype=bool)
+        left, taken = (
+            np.concatenate([held, no_column], axis=-1) for held in (lower <= -1, upper >= 1)
+        )
+        here = np.arange(found.shape[-1]) == now[..., None]
+        return found & (here | (taken & np.any(here & left, axis=-1, keepdims=True)))
+
     def program(self) -> tuple[ConicSet, np.ndarray]:
         """The changes of one sample in cones, with an integer z_k in {0, 1} for each that is
         allowed: delta_k = z_k, delta_c = -sum z_k in each group, sum z_k <= 1 there, and at most
         `count` in all.
         """
         entries = []  # group, and the columns to and from, where there are any
-        for g, (group, allowed) in enumerate(zip(self.groups, self.allowed, strict=True)):
+        for g, group in enumerate(self.groups):
             now = int(self.now[g])
-            for k in np.flatnonzero(allowed[now]):
+            for k in np.flatnonzero(self._open(g)):
                 if k != now:
                     ends = [int(group[end]) if end < len(group) else -1 for end in (k, now)]
                     entries.append((g, *ends))

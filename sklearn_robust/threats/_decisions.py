@@ -24,7 +24,14 @@ Decision = tuple[np.ndarray, np.ndarray]
 
 
 def decide(
-    q: float, X: np.ndarray, v: np.ndarray, limits: Any, size: Any, scale: Any, values: np.ndarray
+    q: float,
+    X: np.ndarray,
+    v: np.ndarray,
+    limits: Any,
+    size: Any,
+    scale: Any,
+    values: np.ndarray,
+    which: np.ndarray | None = None,
 ) -> Decision:
     """Whether the worst cases of l_q balls within limits reach numbers.
 
@@ -33,13 +40,16 @@ def decide(
     q : float
     X : array of shape (n, d)
         Within the limits.
-    v : array of shape (d,) or (n, d)
+    v : array of shape (d,) or (m, d)
     limits : pair (low, high)
     size : float or array
-        The radii, (n,); for q = inf the reach of each feature, that broadcasts to (n, d).
+        The radii, (n,); for q = inf the reach of each feature, that broadcasts to v, or to X with a
+        direction for each sample.
     scale : array of shape (d,), or None
         Not for q = inf.
     values : array of shape (n,)
+    which : int array of shape (n,), optional
+        The direction of each sample, where there are several; its own by default.
 
     Returns
     -------
@@ -50,27 +60,35 @@ def decide(
     if q not in (1, 2, math.inf):
         return nothing, ~nothing
     v = v if scale is None else np.where(np.asarray(scale) > 0, v, 0.0)
+    if v.ndim > 1 and which is None:
+        which = np.arange(len(X))
     bound = np.where(v > 0, limits[1], np.where(v < 0, limits[0], 0.0))
     # entries without a value, limits without end and what overflows are left open
     with np.errstate(all="ignore"):
-        largest = np.max(np.abs(v), axis=-1, keepdims=True, initial=0.0)
-        v = v / np.where(largest > 0, largest, 1.0)
-        values = values / np.where(largest > 0, largest, 1.0)[..., 0]
+        largest = np.max(np.abs(v), axis=-1, initial=0.0)
+        largest = np.where(largest > 0, largest, 1.0)
+        v = v / largest[..., None]
+        values = values / _of(largest, which)
         if q == math.inf:
-            return _in_box(X, v, bound, np.asarray(size), values)
+            return _in_box(X, v, bound, np.asarray(size), values, which)
         unit = 1.0 if scale is None else np.max(scale, initial=0.0) or 1.0
         scale = np.ones(X.shape[1]) if scale is None else np.where(scale > 0, scale / unit, 1.0)
         if np.any((v != 0) & (scale * np.abs(v) < _SMALLEST)):
             return nothing, ~nothing
         eps = np.broadcast_to(np.asarray(size, dtype=np.float64) * unit, len(X))
         in_ball = _in_l1_ball if q == 1 else _in_l2_ball
-        reached, left = in_ball(X, v, bound, scale, eps, values)
+        reached, left = in_ball(X, v, bound, scale, eps, values, which)
     trivial = (eps == 0) | (values <= 0)
     return np.where(trivial, values <= 0, reached), left & ~trivial
 
 
 def _in_box(
-    X: np.ndarray, v: np.ndarray, bound: np.ndarray, reach: np.ndarray, values: np.ndarray
+    X: np.ndarray,
+    v: np.ndarray,
+    bound: np.ndarray,
+    reach: np.ndarray,
+    values: np.ndarray,
+    which: np.ndarray | None,
 ) -> Decision:
     r"""Whether :math:`\sum_j |v_j| \min(r_j, \text{reach}_j)` is at least a number.
 
@@ -79,8 +97,10 @@ def _in_box(
     """
     low = np.where(v > 0, bound - reach, -math.inf)
     high = np.where(v > 0, math.inf, bound + reach)
-    gain = _dot(bound, v) - _dot(np.clip(X, low, high), v)
-    return _compared(gain, gain, values, _dot(np.abs(bound), np.abs(v)) + np.abs(gain))
+    most, terms = _dot(bound, v), _dot(np.abs(bound), np.abs(v))
+    held = np.clip(X, _of(low, which), _of(high, which))
+    gain = _of(most, which) - _dot(held, _of(v, which))
+    return _compared(gain, gain, values, _of(terms, which) + np.abs(gain))
 
 
 def _in_l1_ball(
@@ -90,33 +110,39 @@ def _in_l1_ball(
     scale: np.ndarray,
     eps: np.ndarray,
     values: np.ndarray,
+    which: np.ndarray | None,
 ) -> Decision:
     r"""The same of the ball :math:`\sum_j |\delta_j| / s_j \le \epsilon`.
 
     The features of largest :math:`s_j |v_j|` are filled first, some at a time: what is left of the
-    ball gains no more than the slope of the last one. Where each sample has a v of its own only
-    some features are sorted, and filled.
+    ball gains no more than the slope of the last one. Of many directions only some features are
+    sorted, and filled.
     """
     slopes, d = scale * np.abs(v), X.shape[1]
     if v.ndim == 1:
-        order = np.argsort(-slopes, kind="stable")[None]
+        order = np.argsort(-slopes, kind="stable")
     else:
         order = np.argpartition(-slopes, min(_MOST, d) - 1, axis=1)[:, :_MOST]
         place = np.argsort(-np.take_along_axis(slopes, order, axis=1), axis=1)
         order = np.take_along_axis(order, place, axis=1)
+    # the features of each direction in this order
+    slopes, per_unit, bound = (
+        np.take_along_axis(one, order, axis=-1) for one in (slopes, np.sign(v) / scale, bound)
+    )
     reached, rest = np.zeros(len(X), dtype=bool), np.arange(len(X))
     used, gained = np.zeros(len(X)), np.zeros(len(X))
-    steepest = np.broadcast_to(np.max(slopes, axis=-1, initial=0.0), len(X))
+    steepest = np.broadcast_to(_of(slopes[..., 0], which), len(X))
     count, stop = _FIRST, 0
-    while stop < order.shape[1] and len(rest):
+    while stop < order.shape[-1] and len(rest):
         start, stop = stop, stop + count
-        at = (order if v.ndim == 1 else order[rest])[:, start:stop]
-        sign, slope = (_entries(one, rest, at) for one in (np.sign(v), slopes))
-        room = (_entries(bound, rest, at) - X[rest[:, None], at]) * (sign / scale[at])
+        at, slope, unit, end = (
+            _of(one[..., start:stop], which, rest) for one in (order, slopes, per_unit, bound)
+        )
+        room = (end - X[rest[:, None], at]) * unit
         ends = np.minimum(used[:, None] + np.cumsum(room, axis=1), eps[rest, None])
-        gained = gained + np.sum(np.diff(ends, prepend=used[:, None]) * slope, axis=1)
+        gained = gained + _dot(np.diff(ends, prepend=used[:, None]), slope)
         used = ends[:, -1]
-        most = gained + (eps[rest] - used) * (slope[:, -1] if stop < d else 0.0)
+        most = gained + (eps[rest] - used) * (slope[..., -1] if stop < d else 0.0)
         yes, open_ = _compared(gained, most, values[rest], steepest[rest] * used)
         reached[rest[yes]] = True
         rest, used = rest[open_], used[open_]
@@ -126,11 +152,6 @@ def _in_l1_ball(
     return reached, left
 
 
-def _entries(values: np.ndarray, rows: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """The entries of some rows of an array (n, d) in columns (m, c); of the one row of all."""
-    return values[at] if values.ndim == 1 else values[rows[:, None], at]
-
-
 def _in_l2_ball(
     X: np.ndarray,
     v: np.ndarray,
@@ -138,6 +159,7 @@ def _in_l2_ball(
     scale: np.ndarray,
     eps: np.ndarray,
     values: np.ndarray,
+    which: np.ndarray | None,
 ) -> Decision:
     r"""The same of the ball :math:`\sum_j (\delta_j / s_j)^2 \le \epsilon^2`.
 
@@ -153,29 +175,29 @@ def _in_l2_ball(
     largest = np.max(eps, initial=0.0) or 1.0
     eps = np.where(eps >= _SMALLEST * largest, eps / largest, np.nan)
     values = values / largest
-    weights = (scale * v) ** 2
-    whole = (_dot(bound, v) - _dot(X, v)) / largest  # the gain of the limits without a ball
-    terms = _dot(np.abs(bound), np.abs(v)) / largest + np.abs(whole)
-    some = _compared(whole, whole, values, terms)
-    reached, rest = np.zeros(len(X), dtype=bool), np.flatnonzero(some[0] | some[1])
-    per_level = 1 / (np.where(weights > 0, scale * (scale * v), 1.0) * largest)
+    squares = (scale * v) ** 2
+    per_level = 1 / (np.where(squares > 0, scale * (scale * v), 1.0) * largest)
+    reached, rest = np.zeros(len(X), dtype=bool), np.arange(len(X))
     # levels at which features are stopped; none is before the first one
-    caps = (rows_of(bound, rest) - X[rest]) * rows_of(per_level, rest)
-    weights, eps = rows_of(weights, rest), eps[rest]
-    values = values[rest]
-    level = eps / np.sqrt(weights.sum(axis=-1))
-    for _ in range(_MAX_LEVELS):
+    caps = _of(bound, which) - X
+    caps *= _of(per_level, which)
+    level = eps / np.sqrt(_of(squares.sum(axis=-1), which))
+    for k in range(_MAX_LEVELS):
+        weights = _of(squares, which, rest)
         points = np.minimum(caps, level[:, None])
         gain = _dot(points, weights)
         share = _dot(np.multiply(points, points, out=points), weights) / eps**2
         most = gain + eps**2 * (1 - share) / (2 * level)
         yes, open_ = _compared(gain, most, values, gain + eps**2 / level)
         reached[rest[yes]] = True
+        if k == 0:  # the limits alone may hold the gain below the number
+            whole = _dot(caps, weights)
+            open_ &= ~(whole + _SURE * (whole + np.abs(values)) <= values)
         rest, caps = rest[open_], caps[open_]
         if not len(rest):
             break
         eps, values = eps[open_], values[open_]
-        weights, level = rows_of(weights, open_), (level / np.sqrt(share))[open_]
+        level = (level / np.sqrt(share))[open_]
     left = np.zeros(len(X), dtype=bool)
     left[rest] = True
     return reached, left
@@ -184,6 +206,13 @@ def _in_l2_ball(
 def rows_of(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Some rows of an array (n, d); the one row, or number, of all."""
     return values[chosen] if values.ndim == 2 else values
+
+
+def _of(values: np.ndarray, which: np.ndarray | None, chosen: Any = slice(None)) -> np.ndarray:
+    """What chosen samples have of the values of each direction, (m, ..); those of the one direction
+    of all, where there are none to choose from.
+    """
+    return values if which is None else values[which[chosen]]
 
 
 def _dot(x: np.ndarray, v: np.ndarray) -> np.ndarray:

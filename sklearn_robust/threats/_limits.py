@@ -259,13 +259,16 @@ class LimitedBalls(CappedBall):
         # samples outside of the limits, or without a value
         return move if np.min(move, initial=0.0) >= 0 else super()._room(v)
 
-    def reaches(self, v: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Whether the support functions in directions (d,) or (n, d) are at least numbers (n,)."""
-        reached, open_ = decide(self.q, self.X, v, self.limits, self.eps, self.scale, values)
+    def reaches(
+        self, v: np.ndarray, values: np.ndarray, which: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Whether the support functions are at least numbers; see `threats.reaches`."""
+        reached, open_ = decide(self.q, self.X, v, self.limits, self.eps, self.scale, values, which)
         if open_.any():
             eps = np.broadcast_to(self.eps, len(open_))[open_]
             rest = LimitedBalls(self.q, eps, self.scale, self.X[open_], self.limits)
-            reached[open_] = rest.support(rows_of(v, open_)) >= values[open_]
+            own = v if which is None else v[which]
+            reached[open_] = rest.support(rows_of(own, open_)) >= values[open_]
         return reached
 
 

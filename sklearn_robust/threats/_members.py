@@ -29,14 +29,28 @@ def supports(threat: Any, V: np.ndarray) -> np.ndarray:
     return np.stack([support(threat, v) for v in V], axis=-1)
 
 
-def reaches(threat: Any, v: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Whether the support functions of the sets of n samples in directions (d,) or (n, d) are at
-    least numbers: (n,) -> (n,).
+def reaches(
+    threat: Any, v: np.ndarray, values: np.ndarray, which: np.ndarray | None = None
+) -> np.ndarray:
+    """Whether the support functions of the sets of n samples are at least numbers.
+
+    Parameters
+    ----------
+    threat : object with `support`
+        The sets of n samples.
+    v : array of shape (d,) or (m, d)
+    values : array of shape (n,)
+    which : int array of shape (n,), optional
+        The direction of each sample, where there are several; its own by default.
+
+    Returns
+    -------
+    bool array of shape (n,)
     """
     if hasattr(threat, "reaches"):
-        found: np.ndarray = threat.reaches(v, values)
+        found: np.ndarray = threat.reaches(v, values, which)
         return found
-    return np.asarray(support(threat, v) >= values)
+    return np.asarray(support(threat, v if which is None else v[which]) >= values)
 
 
 def is_per_sample(threat: Any) -> bool:

@@ -3,7 +3,8 @@ r"""The worst point of a set in cones, some of whose variables are integers.
 The set is :math:`\{x : \exists s,\ h - E x - F s \in K\}` with :math:`s_k \in \{0, 1\}` for some k.
 Without integers the worst point is that of one program, linear or over second-order cones. With
 them it is found by branch and bound: a program whose solution has a fraction is split in two, in
-which that integer is 0 or 1.
+which that integer is 0 or 1. So is one that its solver does not solve, as where the set is hardly
+more than a point; a point that the integers determine needs no solver.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _TOL = 1e-11  # gaps and residuals that clarabel is to reach
 _CLARABEL_ITER = 100
 _FRACTION = 1e-6  # how far from an integer a number may be that stands for it
 _MAX_PROGRAMS = 2000  # programs of a branch and bound; most end after a few
+_ROUNDING = 1e-12  # what a point may lack in a cone, relative to its size
 _SURE = 1e-9  # gain, relative to the best, below which a branch is not followed
 
 
@@ -74,7 +76,14 @@ class Program:
             if not waiting:
                 return best, size * value
             fixed = waiting.pop()
-            found = self._solve(v, fixed)
+            try:
+                found = self._solve(v, fixed)
+            except SolverFailure:
+                rest = [int(k) for k in np.flatnonzero(self.integer) if k not in fixed]
+                if not rest:
+                    raise
+                waiting += [{**fixed, rest[0]: value} for value in (0, 1)]
+                continue
             if found is None or found[: self.d] @ v <= value + _SURE * max(value, _SURE):
                 continue
             s = found[self.d :]
@@ -113,6 +122,10 @@ class Program:
 
     def _solve(self, v: np.ndarray, fixed: dict[int, int]) -> np.ndarray | None:
         """The solution (x, s) with some of s fixed; None where there is none."""
+        if fixed and len(fixed) == np.sum(self.integer):
+            known = self._determined(fixed)
+            if known is not None:
+                return known if self._holds(known) else None
         loss = np.append(-v, np.zeros(self.A.shape[1] - self.d))
         if self.is_linear:
             return self._linear(loss, fixed)
@@ -132,6 +145,38 @@ class Program:
         if status not in ("Solved", "AlmostSolved"):
             raise SolverFailure(f"clarabel: {status}")
         return x
+
+    def _determined(self, fixed: dict[int, int]) -> np.ndarray | None:
+        """The point (x, s) where equations of one unknown each determine what is not fixed."""
+        known = np.zeros(self.A.shape[1])
+        unknown = np.ones(len(known), dtype=bool)
+        places = self.d + np.array(list(fixed))
+        known[places], unknown[places] = list(fixed.values()), False
+        equal = np.concatenate([np.full(size, kind == "zero") for kind, size in self.cones])
+        rows, h = self.A[equal], self.h[equal]
+        entries = sparse.coo_array(rows[:, unknown])
+        lone = np.bincount(entries.row, minlength=len(h)) == 1
+        of_lone = lone[entries.row] & (entries.data != 0)
+        row, column = entries.row[of_lone], np.flatnonzero(unknown)[entries.col[of_lone]]
+        known[column] = (h - rows @ known)[row] / entries.data[of_lone]
+        unknown[column] = False
+        return None if unknown.any() else known
+
+    def _holds(self, point: np.ndarray) -> bool:
+        """Whether a point (x, s) is in the set, up to rounding."""
+        slack, start = self.h - self.A @ point, 0
+        room = _ROUNDING * (1 + float(np.max(np.abs(point), initial=0.0)))
+        for kind, size in self.cones:
+            part, start = slack[start : start + size], start + size
+            if kind == "zero":
+                least = -np.max(np.abs(part))
+            elif kind == "nonnegative":
+                least = np.min(part)
+            else:
+                least = part[0] - np.linalg.norm(part[1:])
+            if least < -room:
+                return False
+        return True
 
     def _linear(self, loss: np.ndarray, fixed: dict[int, int]) -> np.ndarray | None:
         bounds = np.full((len(loss), 2), [-np.inf, np.inf])

@@ -121,10 +121,6 @@ def test_messages(gaussian):
         robust_linear_path(X, y, p=2, q=2, eps=[0, -1])
     with pytest.raises(ValueError, match=r"p must be a real number in \[1, inf\], got 0.5"):
         robust_linear_path(X, y, p=[2, 0.5], q=2, eps=0)
-    with pytest.raises(
-        ValueError, match=r"solver='accelerated' needs p_algo in \(1, 2\], got p_algo=1"
-    ):
-        robust_linear_path(X, y, p=[2, 1], q=2, eps=0, solver="accelerated")
     with pytest.warns(
         ConvergenceWarning, match="robust_linear_path: 2 of 2 fits stopped before they reached tol"
     ):

@@ -404,8 +404,8 @@ def test_a_fit_that_stops_early_warns_with_its_gap(gaussian):
         ({"tol": -1}, "tol must be a finite number >= 0"),
         ({"fit_intercept": "yes"}, "fit_intercept must be one of"),
         (
-            {"solver": "accelerated", "p_algo": 1},
-            r"solver='accelerated' needs p_algo in \(1, 2\], got p_algo=1",
+            {"solver": "accelerated", "p_algo": "nuclear"},
+            r"solver='accelerated' needs p_algo in \[1, inf\], got p_algo='nuclear'",
         ),
         ({"solver": "exact", "device": "cpu"}, "device='cpu' is not for solver='exact'"),
     ],

@@ -13,6 +13,7 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import (
     NotSeparableError,
     _joint_cuts,
+    _joint_factor,
     _joint_sets,
     conic_separator,
     max_margin,
@@ -314,30 +315,60 @@ def test_cuts_and_the_program_of_their_pairs_agree_with_that_of_all(monkeypatch)
     np.testing.assert_allclose(found.margin, expected.margin, rtol=1e-8)
 
 
+@pytest.mark.parametrize("name", ["box", "union"])
+def test_the_critical_factor_of_several_classes_decides(name):
+    rng = np.random.default_rng(0)
+    y = np.arange(12) % 3
+    X = 2 * rng.normal(size=(3, D))[y] + 0.3 * rng.normal(size=(12, D))
+    threat, taken = SETS[name]
+    found = max_margin(X, y, threat=threat, fit_intercept=True)
+    assert found.relative_gap <= 1e-8
+    W, b, factor = cp.Variable((3, D)), cp.Variable(3), cp.Parameter(nonneg=True)
+    margins = [
+        (W[y[i]] - W[k]) @ X[i] + b[y[i]] - b[k] - factor * taken(W[k] - W[y[i]])
+        for i in range(12)
+        for k in range(3)
+        if k != y[i]
+    ]
+    problem = cp.Problem(
+        cp.Maximize(cp.min(cp.hstack(margins))), [cp.norm(W, "fro") <= 1, cp.sum(b) == 0]
+    )
+    for share in (-1e-4, 1e-4):
+        factor.value = (1 + share) * found.margin
+        problem.solve(solver="CLARABEL")
+        assert (problem.value > 1e-6) == (share < 0)
+
+
 @pytest.mark.parametrize("size", [1e-20, 0.1])
 def test_the_critical_factor_of_several_classes_is_infinite_against_no_set_alone(size):
     rng = np.random.default_rng(0)
     y = np.arange(12) % 3
     X = 4 * rng.normal(size=(3, 3))[y] + 0.3 * rng.normal(size=(12, 3))
-    found = max_margin(X, y, threat=Box(-size, size / 2), fit_intercept=True, tol=1e-3)
+    found = max_margin(X, y, threat=Box(-size, size / 2), fit_intercept=True)
     assert 0 < size * found.margin < 1e3
-    assert found.relative_gap <= 1e-3
+    assert found.relative_gap <= 1e-8
     beside = np.hstack([X, np.eye(3)[y]])
     endless = max_margin(beside, y, threat=Box(0.0, size * (np.arange(6) < 2)), fit_intercept=True)
     assert endless.margin == math.inf
     assert not endless.coef[:, :2].any()
+    along = size * rng.normal(size=(6, 2))
+    endless = max_margin(beside, y, threat=LinearImage(LpBall(2, 1.0), along), fit_intercept=True)
+    assert endless.margin == math.inf
+    np.testing.assert_allclose((endless.coef - endless.coef[0]) @ along / size, 0, atol=1e-12)
+    nothing = max_margin(np.eye(3)[y], np.arange(12) // 4, threat=Box(-size, size / 2))
+    assert nothing.margin == nothing.relative_gap == 0
 
 
 def test_a_program_that_fails_leaves_the_factor_so_far(monkeypatch):
     X, y = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]]), np.arange(3)
     problem = JointProblem.from_data(X, y, threat=Box(-1.0, 2.0), fit_intercept=True).in_cones()
-    solve = _joint_sets.maximise_margin
+    solve = _joint_factor.maximise_margin
 
     def failing(at, *given, **options):
         if at.radius > 1:
             raise RuntimeError
         return solve(at, *given, **options)
 
-    monkeypatch.setattr(_joint_sets, "maximise_margin", failing)
-    found = _joint_sets.critical_factor(problem)
+    monkeypatch.setattr(_joint_factor, "maximise_margin", failing)
+    found = _joint_factor.critical_factor(problem)
     assert 1 <= found.margin <= found.bound

@@ -7,7 +7,7 @@ from sklearn_robust.certificates import certify, non_separability_slack, robust_
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers.accelerated import accelerated_margin
+from sklearn_robust.solvers import accelerated_margin, steepest_descent
 
 LOSS = LOSSES["exponential"]
 EUCLIDEAN = LpNorm(2)
@@ -55,7 +55,7 @@ def test_gaussian_benchmark(gaussian, largest_margin, q, fit_intercept):
 
 @pytest.mark.slow
 @pytest.mark.pairwise
-@pytest.mark.parametrize("p", [1.2, 1.5, 2])
+@pytest.mark.parametrize("p", [1, 1.2, 1.5, 2, 3, np.inf])
 @each_q
 @pytest.mark.parametrize(("share", "fit_intercept"), [(0.0, True), (0.5, False), (0.9, True)])
 def test_value_equals_the_cone_solver(gaussian, largest_margin, p, q, fit_intercept, share):
@@ -128,24 +128,40 @@ def test_data_that_are_not_separable_without_an_adversary(gaussian):
     assert non_separability_slack(problem, solution.weights)[0] >= -1e-12
 
 
-@pytest.mark.parametrize("p", [1, 3, np.inf])
-def test_geometries_without_a_smooth_dual_are_refused(gaussian, p):
-    problem = RobustProblem.from_data(*gaussian(10, 12), q=2, eps=0.1, fit_intercept=True)
-    with pytest.raises(ValueError, match=rf"p in \(1, 2\], got p={p:g}.*steepest_descent.*exact"):
-        accelerated_margin(problem, LOSS, LpNorm(p))
+@pytest.mark.parametrize("p", [1, np.inf])
+def test_the_mean_of_the_rows_does_not_matter(gaussian, p):
+    X, y = gaussian(12, 20)
+    centred, shifted = (
+        accelerated_margin(
+            RobustProblem.from_data(data, y, q=2, eps=0.1, fit_intercept=True), LOSS, LpNorm(p)
+        )
+        for data in (X, X + 1e4)
+    )
+    assert shifted.converged[0]
+    assert shifted.n_iter[0] <= 2 * centred.n_iter[0]
+    assert shifted.margin[0] == pytest.approx(centred.margin[0], rel=2e-3)
+
+
+@pytest.mark.parametrize("p", [1, np.inf])
+def test_fewer_iterations_than_the_path(gaussian, p):
+    problem = RobustProblem.from_data(*gaussian(20, 100), q=np.inf, eps=0.2, fit_intercept=False)
+    path = steepest_descent(problem, LOSS, LpNorm(p), loss_tol=0, tol=1e-2, max_iter=2000)
+    solution = accelerated_margin(problem, LOSS, LpNorm(p), tol=1e-2, max_iter=400)
+    assert solution.converged[0]
+    assert not path.converged[0]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("q", [1, 1.5, np.inf])
-def test_batched_equals_single(gaussian, largest_margin, q):
+@pytest.mark.parametrize(("q", "p"), [(1, np.inf), (1.5, 2), (np.inf, 1)])
+def test_batched_equals_single(gaussian, largest_margin, q, p):
     X, y = gaussian(14, 25)
     labels = np.stack([y, np.roll(y, 5), -y])
     eps = 0.5 * radius(largest_margin, X, y, q, True)
     problem = RobustProblem.from_data(X, labels, q=q, eps=eps, fit_intercept=True)
-    together = accelerated_margin(problem, LOSS, EUCLIDEAN)
+    together = accelerated_margin(problem, LOSS, LpNorm(p))
     assert len(set(together.n_iter[:2])) == 2  # they leave the batch at different times
     for k in range(3):
-        one = accelerated_margin(problem.select(slice(k, k + 1)), LOSS, EUCLIDEAN)
+        one = accelerated_margin(problem.select(slice(k, k + 1)), LOSS, LpNorm(p))
         assert together.separable[k] == one.separable[0]
         assert together.n_iter[k] == one.n_iter[0]
         np.testing.assert_allclose(together.coef[k], one.coef[0], rtol=1e-6, atol=1e-9)
@@ -189,18 +205,19 @@ def test_single_precision(gaussian, largest_margin, q, fit_intercept, share):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("dtype", "q"), [(torch.float64, 1), (torch.float64, 1.5), (torch.float32, np.inf)]
+    ("dtype", "q", "p"),
+    [(torch.float64, 1, np.inf), (torch.float64, 1.5, 2), (torch.float32, np.inf, 1)],
 )
-def test_torch_equals_numpy(gaussian, largest_margin, dtype, q):
+def test_torch_equals_numpy(gaussian, largest_margin, dtype, q, p):
     X, y = gaussian(14, 25)
     labels = np.stack([y, np.roll(y, 5)])
     eps = 0.5 * radius(largest_margin, X, y, q, True)
     expected = accelerated_margin(
-        RobustProblem.from_data(X, labels, q=q, eps=eps, fit_intercept=True), LOSS, EUCLIDEAN
+        RobustProblem.from_data(X, labels, q=q, eps=eps, fit_intercept=True), LOSS, LpNorm(p)
     )
     tensors = torch.as_tensor(X, dtype=dtype), torch.as_tensor(labels, dtype=dtype)
     problem = RobustProblem.from_data(*tensors, q=q, eps=eps, fit_intercept=True)
-    solution = accelerated_margin(problem, LOSS, EUCLIDEAN)
+    solution = accelerated_margin(problem, LOSS, LpNorm(p))
     assert isinstance(solution.coef, torch.Tensor)
     assert solution.coef.dtype == solution.margin.dtype == dtype
     assert solution.separable == expected.separable
@@ -252,16 +269,17 @@ def test_samples_of_weight_zero_are_left_out(gaussian, fit_intercept):
     np.testing.assert_array_equal(with_zeros.weights[0, ~kept], 0)
 
 
-def test_iteration_limit_and_history(gaussian):
+@pytest.mark.parametrize(("p", "iterations"), [(2, [1, 5, 10, 15, 20]), (1, [8, 16])])
+def test_iteration_limit_and_history(gaussian, p, iterations):
     X, y = gaussian(40, 60)
     problem = RobustProblem.from_data(X, np.stack([y, -y]), q=np.inf, eps=0.1, fit_intercept=False)
-    solution = accelerated_margin(problem, LOSS, EUCLIDEAN, max_iter=20, tol=1e-12, record_every=5)
+    solution = accelerated_margin(problem, LOSS, LpNorm(p), max_iter=20, tol=1e-12, record_every=5)
     np.testing.assert_array_equal(solution.n_iter, [20, 20])
     assert not np.any(solution.converged)
     history = solution.history
-    np.testing.assert_array_equal(history["iteration"], [1, 5, 10, 15, 20])
+    np.testing.assert_array_equal(history["iteration"], iterations)
     for name in ("margin", "margin_bound", "gap"):
-        assert history[name].shape == (5, 2)
+        assert history[name].shape == (len(iterations), 2)
     assert np.all(np.diff(history["margin"], axis=0) >= 0)  # the best so far
     assert np.all(np.diff(history["margin_bound"], axis=0) <= 0)
     assert np.all(history["margin"] <= history["margin_bound"])

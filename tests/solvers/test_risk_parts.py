@@ -7,6 +7,7 @@ from scipy import sparse
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import DenseRows
 from sklearn_robust.solvers import _risk_columns, _risk_sample, robust_risk
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
 from sklearn_robust.solvers.solution import risk_gap
@@ -110,6 +111,22 @@ def test_a_sample_of_the_rows_is_a_start(parts, loss, q, kind):
         sample_weight=weight if kind == "weights" else None,
     )
     assert_as_without(problem, loss, parts, [(40, 5), (640, 5)])
+
+
+def test_the_first_step_of_all_rows_takes_the_hessian_of_the_sample(parts, monkeypatch):
+    lengths = []
+    gram = DenseRows.weighted_gram
+
+    def counted(rows, *args, **settings):
+        lengths.append(rows.shape[0])
+        return gram(rows, *args, **settings)
+
+    monkeypatch.setattr(DenseRows, "weighted_gram", counted)
+    X, y = noisy(640, 5, used=5)
+    problem = RobustProblem.from_data(X, y, q=1, eps=0.1, fit_intercept=True)
+    found = minimise_robust_risk(problem, LOSSES["logistic"], NORM, tol=1e-9)
+    assert lengths.count(640) == found.n_iter[0] - 1
+    assert found.converged[0]
 
 
 def test_a_sample_that_tells_nothing_is_no_start(parts):

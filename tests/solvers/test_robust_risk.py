@@ -2,6 +2,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 from scipy import sparse
+from scipy.optimize import brentq
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 
 from sklearn_robust.certificates import non_separability_slack, proves_not_separable
@@ -16,6 +17,7 @@ from sklearn_robust.solvers import (
     _risk_newton,
     robust_risk,
 )
+from sklearn_robust.solvers._newton_rules import gap_near
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
 
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -558,3 +560,22 @@ def test_a_predicted_decrease_may_have_no_square():
     problem = RobustProblem.from_data(X, y, q=2, eps=0.0, fit_intercept=True, sample_weight=weight)
     solution = minimise_robust_risk(problem, LOSSES["logistic"], EUCLIDEAN)
     assert_proven(problem, LOSSES["logistic"], solution)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_the_gap_of_weights_near_those_of_a_predictor_is_known_to_second_order(loss):
+    rng = np.random.default_rng(0)
+    log_weight = np.full(500, -np.log(500))
+    margins = rng.standard_normal(500)
+
+    def along(shift):  # zero where the risk is least along the ray of the predictor
+        return loss.log_risk_and_weights(margins + shift, log_weight)[1] @ (margins + shift)
+
+    margins += brentq(along, 0, 5, xtol=1e-15)
+    log_risk, a = loss.log_risk_and_weights(margins, log_weight)
+    weights = a * (1 + 1e-3 * rng.standard_normal(500))
+    weights -= (weights @ margins) / (a @ margins**2) * a * margins  # zero again
+    gap, scale = gap_near(7 * weights, a, loss.curvature(margins, a))
+    bound = loss.log_risk_bound(weights[None] / weights.sum(), log_weight[None])[0]
+    assert gap == pytest.approx(log_risk - bound, rel=0.01)
+    assert 7 * scale == pytest.approx(1, rel=1e-2)

@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 
-from sklearn_robust.threats import Box, FeatureBudget, LpBall, bind
+from sklearn_robust.threats import Box, FeatureBudget, LpBall, OneHot, at, bind
 from sklearn_robust.threats._programs import Program
 
 FAMILIES = [
@@ -140,6 +140,36 @@ def test_the_projection_on_a_budget_where_the_sum_stays_at_the_number():
         rest = v - moved
         taken = radius * budget.support(rest)
         np.testing.assert_allclose(np.sum(rest * moved, axis=-1), taken, atol=1e-12)
+
+
+@pytest.mark.parametrize("clip", [None, (0, 1)])
+def test_categories_in_a_box_against_enumeration(clip):
+    """The changes whose columns may move so far."""
+    rng = np.random.default_rng(0)
+    ends = np.array([[*a, *b] for a in np.eye(3) for b in ([0, 0], [1, 0], [0, 1])])
+    threat = OneHot([[0, 1, 2], [4, 3]], 2, baseline=[False, True])
+    radii = rng.choice([0.5, 1.0, 2.0], len(ends))
+    for _ in range(20):
+        lower, upper = -rng.choice([0.3, 0.5, 1.0, np.inf], 5), rng.choice([0.3, 0.6, 1.0], 5)
+        sets = at(bind(threat & Box(lower, upper, clip=clip), 5), ends, radii)
+        v = rng.normal(size=5)
+        for x, r, found, delta in zip(ends, radii, sets.support(v), sets.worst(v), strict=True):
+            changes = (x[:3] != ends[:, :3]).any(axis=1) * 1 + (x[3:] != ends[:, 3:]).any(axis=1)
+            moves = ends[changes <= 2 * r] - x
+            held = moves[((moves >= r * lower) & (moves <= r * upper)).all(axis=1)]
+            assert found == pytest.approx((held @ v).max())
+            assert (held == delta).all(axis=1).any()
+            assert delta @ v == pytest.approx(found)
+
+
+def test_flips_that_just_reach_the_boundary_of_a_ball():
+    """The set is a few points then, of which an interior-point method has no interior."""
+    x, scale = np.array([1.0, 0.0, 1.0, 0.0]), np.array([0.5, 0.5, 0.5, 1.0])
+    both = bind(LpBall(2, 0.7, scale) & FeatureBudget(2, 1.0, binary=True), 4)
+    sets = at(both, x, (1 + 1e-11) / (0.7 * 0.5))  # one flip, or the last one and none beside
+    for seed in range(20):
+        v = np.random.default_rng(seed).normal(size=4)
+        assert sets.support(v) == pytest.approx(max(0, ((1 - 2 * x) * v).max()))
 
 
 def test_what_a_set_shows_is_short():
