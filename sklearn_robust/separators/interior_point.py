@@ -33,7 +33,7 @@ _MAX_DENSE = 30_000_000  # entries of the dense rows up to which the method serv
 _MAX_ITERATES = 80  # most programs take 10 to 20
 # the first iterate without a margin that is certified; without adversary weights that cancel are
 # sought once
-_FIRST_PROOF = 8
+_FIRST_PROOF = 5
 # consecutive certificates without a smaller gap, after which the method ends: rounding allows no
 # smaller one
 _MAX_MISSED_CERTIFICATES = 6
