@@ -59,7 +59,7 @@ RACES = (
         lambda line: f"{line['case (p, q)'].split(', eps')[0]} on {line['data']}",
         {
             "(2, 2) on digits38": "validation and certificate; the engine takes .6 of nnls's time",
-            "digits38": "a step of the interior point is Python calls, not arithmetic",
+            "digits38": "small products and Python calls, about half each, against compiled code",
             "(2, 2) on g": "the peer's time is without validation and certificate",
             "(1, inf) on g": "piqp is compiled, and solves the same dual",
         },
