@@ -18,6 +18,7 @@ import numpy as np
 _INSIDE = 1e-9  # distance to a row, or share of a radius, that rounding may take
 _FLAT = 1e-9  # determinant of unit rows below which they count as dependent
 _BISECTIONS = 60
+_SOMEWHERE = np.random.default_rng(0).normal(size=16)  # a direction along no face
 
 
 @dataclass
@@ -156,6 +157,9 @@ def _on_sphere(
     if not len(least):
         return []
     g = np.einsum("ckj,mj->cmk", along, V)
+    # where all points of a face have one value, a point of it in any direction will do
+    level = np.linalg.norm(g, axis=-1) <= _FLAT * np.linalg.norm(V, axis=-1)
+    g = np.where(level[..., None], (along @ _SOMEWHERE[: V.shape[1]])[:, None], g)
     length = np.linalg.norm(g, axis=-1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         found = [least[:, None], least[:, None] + np.sqrt(rest)[:, None, None] * g / length]

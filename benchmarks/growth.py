@@ -1,8 +1,9 @@
 """No race: how time, memory and readings grow with samples, features and classes.
 
-Gaussian samples in single precision, a linear teacher. Each line is a process of its own with one
-thread: CPU time of the call, and the peak of resident memory during it less that before, in units
-of X. "Readings" are those of the blocks, 50 000 rows each, where there are blocks.
+Gaussian samples in single precision, a linear teacher; "correlated": 200 Gaussian factors and noise
+in each feature, and a radius of .6 times that at which nothing is learnt. Each line is a process of
+its own with one thread: CPU time of the call, and the peak of resident memory during it less that
+before, in units of X. "Readings" are those of the blocks, 50 000 rows each, where there are blocks.
 
     python benchmarks/growth.py
 
@@ -27,6 +28,12 @@ CASES = [
     *(("risk, q = inf", n, 20, 2) for n in (100_000, 300_000, 1_000_000)),
     *(("risk, q = inf", 20_000, d, 2) for d in (100, 300, 1000)),
     *(("risk, q = 2", 20_000, d, 2) for d in (100, 300, 1000)),
+    ("risk, q = inf", 1_000_000, 1000, 2),
+    *(
+        (f"risk, correlated, q = {q}", 2000, d, 2)
+        for q in (1, 2, "inf")
+        for d in (1000, 3000, 10_000, 50_000)
+    ),
     *(("risk, q = inf", 20_000, 50, classes) for classes in (3, 10)),
     *(("risk in blocks, q = inf", n, 20, 2) for n in (100_000, 300_000, 1_000_000)),
     *(("separator, p = 2, q = inf", n, 20, 2) for n in (100_000, 1_000_000)),
@@ -64,7 +71,18 @@ def draw(what, n, d, classes):
     if what.startswith("separator"):
         side = teacher[:, 1] - teacher[:, 0]
         X += 0.5 * np.outer(2 * y - 1, side / (side @ side)).astype(np.float32)
+    if "correlated" in what:
+        factors = rng.standard_normal((n, 200), dtype=np.float32)
+        y = (factors[:, :20].sum(axis=1) + 4 * rng.standard_normal(n) > 0).astype(np.int64)
+        X *= 0.5
+        X += factors @ (rng.standard_normal((200, d), dtype=np.float32) / 14)
     return X, y
+
+
+def radius_of_nothing(X, y, q):
+    """The least radius at which the constant predictor is the best one."""
+    share = np.where(y == 1, 0.5 / (y == 1).sum(), -0.5 / (y == 0).sum()).astype(np.float32)
+    return float(np.linalg.norm(share @ X, ord=q))
 
 
 @ignore_warnings(category=UserWarning)
@@ -83,6 +101,9 @@ def measure(what, n, d, classes):
     before, cpu = resident("VmRSS"), time.process_time()
     if what.startswith("risk"):
         q, eps = (2, 0.1) if "q = 2" in what else (np.inf, 0.02)
+        if "correlated" in what:
+            q = float(what.split(" = ")[1])
+            eps = 0.6 * radius_of_nothing(X, y, q)
         model = RobustLinearClassifier(q_pert=q, eps=eps, loss="logistic")
         gap = (model.fit(BlockRows(source)) if blocks else model.fit(X, y)).dual_gap_
     elif what.startswith("separator"):
