@@ -140,19 +140,22 @@ class SaddlePath:
         coef = self.norm.project(now.coef + up * (now.weighted_sum - now.taken))
         scores = problem.signed_scores(coef)
         weights = feasible_projection(problem, now.weights - down * (2 * scores - now.scores))
-        against = now.taken + down * self.unit[:, None] ** 2 * (2 * coef - now.coef)
+        unit = self.unit[:, None]
+        against = now.taken + (down * unit) * unit * (2 * coef - now.coef)
         taken = problem.threat.project(against, problem.radius)
         moved = _Sides(coef, weights, taken, scores, problem.weighted_sum(weights))
         self._shorten(now.mapped(lambda old, new: new - old, moved))
         self.now, self.total = moved, self.total.mapped(lambda old, new: old + new, moved)
         self.age = self.age + 1
         self.iterations += 1
-        self.is_certified = self.iterations % _CERTIFY_EVERY == 0
-        if self.is_certified:
+        self.is_certified = False
+        if self.iterations % _CERTIFY_EVERY == 0:
             self._certify()
 
     def iterate(self) -> SaddlePath:
         """The iterates of the problems, with their certificates."""
+        if not self.is_certified:
+            self._certify()
         return self
 
     def select(self, rows: np.ndarray) -> Self:
@@ -191,6 +194,7 @@ class SaddlePath:
     def _certify(self) -> None:
         """Certify the iterates and their means, and restart where either is far enough."""
         xp = namespace(self.age)
+        self.is_certified = True
         age = self.age[:, None]
         mean = self.total.mapped(lambda total: total / age)
         gap_now, gap_of_mean = self._keep_best(self.now), self._keep_best(mean)
@@ -248,9 +252,10 @@ def _largest_singular_value(problem: RobustProblem) -> Array:
         size = LpNorm(2).value(centred)
         centred = centred / xp.where(size > 0, size, xp.ones_like(size))[:, None]
         weighted_sum = problem.weighted_sum(centred)
-        weights = problem.signed_scores(weighted_sum)
-    value = LpNorm(2).value(weighted_sum)
-    return xp.where(value > 0, value, xp.ones_like(value))
+        value = LpNorm(2).value(weighted_sum)
+        value = xp.where(value > 0, value, xp.ones_like(value))
+        weights = problem.signed_scores(weighted_sum / value[:, None])
+    return value
 
 
 def feasible_projection(problem: RobustProblem, x: Array) -> Array:

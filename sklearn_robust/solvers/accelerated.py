@@ -115,8 +115,8 @@ def accelerated_margin(
     tol : float
         Certified relative gap of the margin to reach.
     record_every : int
-        Record margin, bound and gap every so many iterations, for p = 1 and p > 2 every eighth at
-        most; 0 records nothing.
+        Record margin, bound and gap every so many iterations, for p = 1 and p > 2 every eighth and
+        the last at most; 0 records nothing.
     monitors : sequence of Monitor, optional
         Shown predictors and figures at iterations of their choice. They change no iteration; each
         may stop the solver.
@@ -191,8 +191,8 @@ class _AscentRun(Run[_AscentPath | SaddlePath]):
         self.norm = norm
 
     def certifies(self, iteration: int, path: _AscentPath | SaddlePath) -> bool:
-        """Where the path has new certificates."""
-        return path.is_certified
+        """Where the path has new certificates, and at the limit of iterations."""
+        return path.is_certified or iteration == self.stopping.max_iter
 
     def figures(self, at: _State | SaddlePath) -> dict[str, Array]:
         """The best margins and bounds so far."""
