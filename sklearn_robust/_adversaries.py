@@ -346,7 +346,7 @@ def _as_one_ball(sets: Sequence[Any]) -> tuple[LpBall, list[float]] | None:
 
 def _boxes(sets: Sequence[Any], X: Any, y: np.ndarray, radius: np.ndarray | None) -> Boxes | None:
     """The boxes of the samples; None where some set is no box."""
-    if sets[0] is sets[1]:
+    if sets[0] is sets[1] and not _is_nothing(sets[0]):
         found = _box_of(sets[0], X, radius)
         return None if found is None else Boxes.of(y, found.lower, found.upper)
     lower, upper = np.zeros(X.shape), np.zeros(X.shape)

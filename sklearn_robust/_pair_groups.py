@@ -13,6 +13,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy import sparse
+from scipy.linalg import null_space
 
 from sklearn_robust._adversaries import Boxes, Slot, Slots, with_cones
 from sklearn_robust._conic_programs import Vector
@@ -21,6 +23,8 @@ from sklearn_robust._joint_sets import JointSets
 from sklearn_robust._own_sets import OwnSets
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.threats import Box, support
+
+LEAST_ROOM = 1e-4  # distance from a row, in units of the set, that a point counts to have
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,41 @@ class HeldSet:
         L = self.inner.equalities_of_x[0]
         projection: Vector = np.eye(L.shape[1]) - np.linalg.pinv(L) @ L
         return projection
+
+    @cached_property
+    def _inequalities(self) -> tuple[Vector, Vector]:
+        """Directions (d + number of s, m) that keep the equalities, and the change of the rows
+        along them.
+        """
+        inner = self.inner
+        free = null_space(np.hstack([inner.E, inner.F]))
+        rows: Vector = sparse.hstack([inner.rows.E, inner.rows.F]) @ free
+        return free, rows
+
+    def room(self, u: Vector, s: Vector) -> Vector:
+        r"""How far (u, s) can move in each direction, as a matrix M: moves with :math:`x \cdot
+        M^{-1} x \le 1` stay inside, but for rows nearer than the least room.
+
+        It is the inverse of the Hessian of the barrier of the cones, plus 1 in each direction.
+        """
+        free, rows = self._inequalities
+        slack = self.inner.rows.slack(u, s)
+        hessian = np.eye(free.shape[1])
+        for kind, at in self.inner.rows.blocks:
+            A = rows[at]
+            if kind == "nonnegative":
+                A = A / np.maximum(slack[at], LEAST_ROOM)[:, None]
+                hessian += A.T @ A
+            elif kind == "second_order":
+                x = slack[at].copy()
+                x[0] = max(x[0], np.linalg.norm(x[1:]) + LEAST_ROOM)
+                x[1:] *= -1
+                det = float(x[0] ** 2 - x[1:] @ x[1:])
+                along = x @ A
+                hessian += 4 / det**2 * np.outer(along, along)
+                hessian += 2 / det * (A[1:].T @ A[1:] - np.outer(A[0], A[0]))
+        room: Vector = free @ np.linalg.solve(hessian, free.T)
+        return room
 
     def point(self, u: Vector, s: Vector) -> tuple[Vector, Vector]:
         """The point of the set, over its size, near u on the columns that move, and the s by which

@@ -173,6 +173,8 @@ def best_intercept(pair_margins: np.ndarray) -> tuple[np.ndarray, float]:
     lengths = np.array(pair_margins, dtype=np.float64)
     np.fill_diagonal(lengths, math.inf)
     n_classes = len(lengths)
+    if lengths.min() == -math.inf:  # a set without end takes all of a margin, whatever b is
+        return np.zeros(n_classes), -math.inf
     walks = np.full((n_classes + 1, n_classes), math.inf)
     walks[0] = 0.0
     for steps in range(n_classes):
@@ -222,6 +224,8 @@ def _charged_margin(
     smallest = over_size(xp.min(problem.robust_margins(coef, intercept, penalties)), size)
     low = _low_margins(problem, coef, penalties, intercept)
     charged = over_size(xp.min(low), size)
+    if charged == -math.inf:
+        return -math.inf, 0.0
     of_norm = _norm_rounding(problem, norm, problem.n_classes * problem.n_features, coef.dtype, xp)
     charged = charged - of_norm * xp.abs(charged)
     return float(charged), float(smallest - charged)

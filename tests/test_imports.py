@@ -50,6 +50,7 @@ ORDER = [
     "_conic_sets",
     "_pair_groups",
     "_pair_programs",
+    "_pair_proofs",
     "proofs",
     "solvers",
     "separators",

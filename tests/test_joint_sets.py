@@ -156,6 +156,21 @@ def test_fewer_pixels_than_coefficients_within_limits(monkeypatch, loss):
     assert found.bound < problem.evaluate(LOSSES[loss], 0.9 * found.coef).log_risk
 
 
+@pytest.mark.parametrize("eps", [1.0, 1.5])
+def test_fewer_samples_than_pixels_within_limits(eps):
+    """The clean risk of the perturbed samples has no minimiser; the second is constant."""
+    X, y = load_digits(n_class=3, return_X_y=True)
+    X = X.reshape(-1, 16, 4).mean(axis=2)[:12] / 16
+    threat, radius = LpBall(1, eps, clip=(0, 1)), np.linspace(0.5, 1.5, 12)
+    problem = JointProblem.from_data(
+        X, y[:12], threat=threat, sample_radius=radius, fit_intercept=True
+    )
+    found = minimise_joint_risk(problem, LOSSES["exponential"])
+    assert found.separable is False
+    assert found.gap <= 1e-7
+    assert found.coef.any() == (eps == 1.0)
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_the_margin_equals_an_independent_solver(name):
     X, y = rows(9.0)

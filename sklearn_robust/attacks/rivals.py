@@ -41,6 +41,7 @@ _BLOCK_ENTRIES = 2**17  # entries of sets of samples that exist at a time, in th
 _SHARED = 2**14  # entries of samples from which one direction is cheaper than one for each sample
 _FARTHEST = 60  # logarithm to base 2 of the bounds that cut off a ray, at most
 _LARGEST_FACTOR = 1e12  # the largest factor on a set that is looked for
+_GROWTH = 1000.0  # from one factor to the next, until the set is large enough
 
 
 class Rivals:
@@ -274,9 +275,14 @@ def least_broken(broken: Callable[[np.ndarray], np.ndarray], n: int) -> np.ndarr
     -----
     Numbers >= 0 are ordered as their bits are: bisections of these end at the number itself.
     """
-    low = np.zeros(n, dtype=np.int64)
-    high = np.full(n, _LARGEST_FACTOR).view(np.int64)
+    low, high = np.zeros(n, dtype=np.int64), np.ones(n).view(np.int64)
     beyond = ~broken(high.view(np.float64))
+    # vast sets come last: programs of them lose the limits
+    while beyond.any() and (high.view(np.float64)[beyond] < _LARGEST_FACTOR).all():
+        further = np.minimum(_GROWTH * high.view(np.float64), _LARGEST_FACTOR).view(np.int64)
+        low, high = np.where(beyond, high + 1, low), np.where(beyond, further, high)
+        beyond &= ~broken(high.view(np.float64))
+    low = np.where(beyond, high, low)
     while (low < high).any():  # 64 times at most
         middle = low + (high - low) // 2
         holds = broken(middle.view(np.float64))

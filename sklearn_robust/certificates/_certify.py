@@ -204,7 +204,7 @@ def _charged_margin(
     margins = problem.margins(coef, intercept) if margins is None else margins
     charged = over_size(xp.min(margins - margin_rounding(problem, coef, intercept), axis=-1), size)
     charged = charged - norm_rounding(problem, norm, coef.dtype, xp) * xp.abs(charged)
-    known = size > 0
+    known = (size > 0) & xp.isfinite(charged)
     return charged, xp.where(
         known, over_size(xp.min(margins, axis=-1), size) - xp.where(known, charged, 0.0), 0.0
     )
@@ -408,7 +408,8 @@ def margin_rounding(problem: RobustProblem, coef: Array, intercept: Array) -> Ar
     penalty = problem.penalty_sizes(coef)
     sizes = problem.score_sizes(coef) + xp.abs(intercept)[:, None] + penalty
     of_norm = norm_rounding(problem, LpNorm(2), coef.dtype, xp) - of_sum
-    return of_sum * sizes + max(of_norm, 0.0) * penalty
+    # a set without end takes an infinite penalty
+    return of_sum * sizes + (of_norm * penalty if of_norm > 0 else 0.0)
 
 
 def proves_not_separable(

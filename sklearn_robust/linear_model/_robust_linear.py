@@ -127,10 +127,11 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         steepest descent, and "exact" where the path does not stop within 2000 iterations or is too
         slow to, of several classes within 300, and the data have up to 10 million entries (times
         n_classes, of several): data so close to inseparable that the path is slow and its limit
-        hardly depends on p. On larger data of several classes "auto" and "exact" follow the path
-        for at most as many iterations as take some minutes, and warn with the gap where it ends
-        short of tol; where these are few, and p_algo = 2, they are "accelerated". All return the
-        minimiser of the robust risk for data that are not robustly separable.
+        hardly depends on p. "accelerated" takes its place on larger data of two classes, where the
+        path will not stop within max_iter. On larger data of several, "auto" and "exact" follow the
+        path for at most as many iterations as take some minutes, and warn with the gap where it
+        ends short of tol; where these are few, and p_algo = 2, they are "accelerated". All return
+        the minimiser of the robust risk for data that are not robustly separable.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
         :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty
@@ -482,6 +483,16 @@ def solve(
         shared = fit.minimise_risk(norms[0], shared, False)
         others = [convert_margins(shared, norm, measured_in=norms[0]) for norm in norms[1:]]
         solutions = [shared, *others]
+    # data too large for programs
+    accelerates = (
+        model.solver == "auto"
+        and not small
+        and in_memory
+        and isinstance(fit, Fit)
+        and fit.has_path
+        and fit.has_minimiser
+        and all(isinstance(norm, LpNorm) for norm in norms)
+    )
     # programs over cones find the limit sooner than a path of projections
     at_once = exact and (model.solver == "exact" or fit.in_cones)
     long_path = (
@@ -498,10 +509,10 @@ def solve(
         ]
     elif model.solver != "accelerated" and not at_once:
         batches = batches or [(range(len(norms)), np.arange(fit.n_problems))]
-        max_iter, options = model.max_iter, {}
+        max_iter = model.max_iter
+        options = {"gives_up": True} if accelerates or (exact and isinstance(fit, Fit)) else {}
         if exact:
             max_iter = min(max_iter, fit.auto_iterations)
-            options = {"gives_up": True} if isinstance(fit, Fit) else {}
         elif model.solver != "steepest_descent" and isinstance(fit, JointFit):
             max_iter = min(max_iter, fit.affordable_iterations)
         solutions = fit.follow_paths(
@@ -513,6 +524,12 @@ def solve(
             loss_tol=loss_tol,
             **options,
         )
+    if accelerates:
+        assert isinstance(fit, Fit)
+        solutions = [
+            fit.approach_limit(norm, solution, max_iter=model.max_iter, loss_tol=loss_tol)
+            for norm, solution in zip(norms, solutions, strict=True)
+        ]
     if exact:
         solutions = [
             fit.separate(norm, solution, loss_tol=loss_tol, n_jobs=model.n_jobs)

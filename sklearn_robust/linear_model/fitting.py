@@ -281,6 +281,30 @@ class Fit(BaseFit[RobustProblem]):
             )
         return scale_to_loss(self.problem, self.loss, solution_to_numpy(limit), loss_tol)
 
+    def approach_limit(
+        self, norm: Geometry, solution: Solution, *, max_iter: int, loss_tol: float
+    ) -> Solution:
+        """The solution with the limits of the paths of open problems, where the accelerated method
+        proves more than the paths did.
+        """
+        rows = find_open_problems(solution, True, None)
+        if not len(rows) or self.monitor.stopped:
+            return solution
+        with self.monitor.solver("accelerated", rows) as monitors:
+            limit = accelerated_margin(
+                self.tensors.select(rows),
+                self.loss,
+                norm,
+                max_iter=max_iter,
+                tol=self.tol,
+                monitors=monitors,
+            )
+        limit = solution_to_numpy(limit)
+        limit = scale_to_loss(self.problem.select(rows), self.loss, limit, loss_tol)
+        not_separable = np.array([separable is False for separable in limit.separable])
+        better = np.flatnonzero(not_separable | (limit.gap < solution.gap[rows]))
+        return update_problems(solution, rows[better], limit.rows(better))
+
     def separate(
         self,
         norm: Geometry,

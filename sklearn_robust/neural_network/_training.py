@@ -245,6 +245,8 @@ def merged(weights: list[float], figures: list[Figures]) -> Figures:
     Accuracies are averaged, the log-risk is :math:`\log \sum_b (W_b / W) e^{L_b}`, and normalised
     margins are the least ones.
     """
+    if len(figures) == 1:
+        return figures[0]
     share = torch.tensor(weights, dtype=torch.float64) / sum(weights)
     batches = {name: share.new_tensor([batch[name] for batch in figures]) for name in figures[0]}
     log_risks = batches.pop("log_risk")

@@ -40,6 +40,7 @@ from sklearn_robust.separators.working_sets import (
 )
 
 DEFAULT_TOL = 1e-8  # certified relative gap of a separator
+_EXACT_GAP = 1e-10  # that of an exact engine's point, up to which it needs no refinement
 
 # Bound on the margin, relative to the largest p*-norm of a sample, that is zero up to rounding: no
 # later engine would find a margin either.
@@ -101,7 +102,7 @@ def maximise_rows(
             break
         if engine.exact:
             best = certify_point(problem, norm, point, engine.name).merged(best)
-            if best.gap <= tol:
+            if best.gap <= min(tol, _EXACT_GAP):
                 break
         best = certify_refined(problem, norm, program, point, engine.name, tol).merged(best)
         may_overlap = best.margin <= 0 and interior_point.suits(program)

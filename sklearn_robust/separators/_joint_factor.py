@@ -3,7 +3,7 @@ themselves.
 
 For a predictor W it is the largest factor at which W separates. By Dinkelbach's method: the
 predictor of largest margin at a factor has a larger factor of its own, until there is none. The
-weights of these programs, and of one just above the factor, bound it (`_factor_proof`).
+weights of these programs, and of one just above the factor, bound it (`_pair_proofs`).
 
 Where nothing separates at factor 1, weights of worst points prove it (`_worst_points`), or those at
 the minimiser of a risk.
@@ -21,12 +21,12 @@ from sklearn_robust._conic_sets import TERM_ROUNDING
 from sklearn_robust._documentation import see
 from sklearn_robust._pair_groups import BoxGroup, ConeGroup
 from sklearn_robust._pair_programs import PairProgram
+from sklearn_robust._pair_proofs import least_multiple
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import best_intercept, predictor
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm, Norm
-from sklearn_robust.separators._factor_proof import least_multiple
 from sklearn_robust.separators._joint_sets import TRIES, certified, maximise_margin
 from sklearn_robust.separators._max_margin_form import column_sizes
 from sklearn_robust.separators._worst_points import decide_by_worst_points
@@ -45,6 +45,7 @@ _TRIES = TRIES[1:2]
 _LEAST_FACTOR = 1e-9  # from which it starts where nothing separates at factor 1
 # relative excess over the factor at which a proof is sought
 _BEYOND = (5e-9, 1e-7, 1e-5, 1e-3, 0.1)
+_MOST_COEFFICIENTS = 2_000  # up to which directions that no set moves are sought
 _NORM = LpNorm(math.inf)
 _SOLVER = "cone programs, largest ratio"
 
@@ -167,6 +168,8 @@ class _Search:
 
     def bound_from_beyond(self) -> None:
         """A bound from just above the factor, where there is none near it."""
+        if self.best.margin == self.best.bound == 0:
+            return
         if self.best.margin == 0:
             least = _LEAST_FACTOR * float(self.problem.radius)
             weights = decide_by_worst_points(self.problem.at_radius(least)).weights
@@ -202,20 +205,27 @@ class _Search:
 
     def _unmoved(self, coef: Vector, unit: Vector) -> Vector:
         """The nearest coefficients (K, d) whose differences are orthogonal to all directions in
-        which the sets of their classes move samples, in units of the features.
+        which the sets of their classes move samples, in units of the features; 0 for very many.
         """
         K, d = coef.shape
+        if K * d > _MOST_COEFFICIENTS:
+            return np.zeros_like(coef)
         groups: list[ConeGroup | BoxGroup] = [*self.program.groups, *self.program.boxes]
         moves = np.zeros((K, K, d, d))
-        for group in groups:
-            moves[group.low, group.high] += group.directions
+        with np.errstate(over="ignore", invalid="ignore"):
+            for group in groups:
+                held = unit[:, None] * group.directions / unit
+                moves[group.low, group.high] += held.T @ held
+        if not np.isfinite(moves).all():  # units too far apart
+            return np.zeros_like(coef)
         moves += moves.transpose(1, 0, 2, 3)
-        matrix = -(moves / np.outer(unit, unit)).transpose(0, 2, 1, 3)
+        matrix = -moves.transpose(0, 2, 1, 3)
         for k in range(K):
             matrix[k, :, k] = -matrix[k].sum(axis=1)
         sizes, directions = np.linalg.eigh(matrix.reshape(K * d, K * d))
         free = directions[:, sizes <= _HELD * sizes[-1]]
-        return (free @ (free.T @ coef.ravel())).reshape(K, d)
+        part: Vector = (free @ (free.T @ coef.ravel())).reshape(K, d)
+        return part
 
 
 def _takes_nothing(problem: JointProblem, coef: Vector) -> bool:

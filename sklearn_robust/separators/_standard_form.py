@@ -32,6 +32,9 @@ from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
 GAMMA = 0
 _SINGLE_ENTRIES = 50_000  # entries of the rows from which a copy in single precision pays
 _LEAST_EPS = 1e-3  # sum of the multipliers of the caps of s at the start, at least
+# Margin at the start over the bound that the start's weights prove, and the least margin at the
+# start. A start further outside takes steps to come as near as the solution is.
+_START_SHARE, _LEAST_START = 0.5, 0.05
 _LEFT_SLACK = 0.1  # share of a slack as stepped that is left where the slack computed anew is less
 
 
@@ -142,13 +145,12 @@ class PowerBound:
         return 1.0 if self.radius is not None else 0.5 * 0.5 ** (1 / self.exponent)
 
     def start(self, size: float, state: State) -> None:
-        """Slack and multiplier at a point whose coordinates all have this size."""
+        """The slack at a point whose coordinates all have this size."""
         if self.radius is not None:
             state.scalars[self.radius] = 2 * size * 2 ** (1 / self.exponent)
         t = self.t(state)
         mean = 2 * float(np.mean((self.scale * size / t) ** self.exponent))
         state.slacks[self.pair] = t * (1 - mean) / self.exponent
-        state.multipliers[self.pair] = 1.0
 
     def t(self, state: State) -> float:
         return 1.0 if self.radius is None else float(state.scalars[self.radius])
@@ -196,6 +198,7 @@ class StandardForm:
     n_primal: int  # scalars without the multipliers of power bounds
     radius: int | None  # the place of the scalar s
     start_weights: Vector  # (n,): positive, of sum 1, and of equal class sums with an intercept
+    start_slack: float  # that of all margins at the start, at most 1
     squares: Vector  # (n,): the squared 2-norms of the rows
     single: Vector | None  # the rows in single precision, where they are large
     unit: float  # a row of `rows` is a row of the program over unit * sqrt(d)
@@ -247,6 +250,11 @@ class StandardForm:
         weights = np.empty(n)
         for members in program.classes:
             weights[members] = 1 / (len(program.classes) * np.count_nonzero(members))
+        dual = program.norm.dual
+        left = program.penalty_norm.dual.residual(weights @ program.rows, program.eps, dual)
+        # no margin is larger, in the units of the form
+        bound = float(dual.value(left)) * d ** (1 / program.p - 0.5) / unit
+        plain = all(exponent in (1, 2, math.inf) for exponent in exponents)
         return cls(
             rows=rows,
             border=border,
@@ -260,6 +268,7 @@ class StandardForm:
             n_primal=n_primal,
             radius=radius,
             start_weights=weights,
+            start_slack=min(1.0, max(_LEAST_START, _START_SHARE * bound)) if plain else 1.0,
             squares=np.einsum("ij,ij->i", rows, rows),
             single=rows.astype(np.float32) if rows.size >= _SINGLE_ENTRIES else None,
             unit=unit,
@@ -284,7 +293,7 @@ class StandardForm:
             np.full((len(self.signs), d), size),
             np.zeros(self.n_primal),
             np.empty(self.n_pairs),
-            np.full(self.n_pairs, 1 / d),
+            np.full(self.n_pairs, self.start_slack / d),
         )
         state.multipliers[self.margins] = self.start_weights
         if self.radius is not None:
@@ -295,8 +304,8 @@ class StandardForm:
                 state.multipliers[cap.pairs] = max(eps, _LEAST_EPS) / (2 * d)
         for bound in self.powers:
             bound.start(size, state)
-        # all margins of w = 0 are 1 above gamma
-        state.scalars[GAMMA] = -1
+            state.multipliers[bound.pair] = self.start_slack
+        state.scalars[GAMMA] = -self.start_slack  # below all margins of w = 0
         if self.radius is not None:
             state.scalars[GAMMA] += self.border[0, self.radius] * state.scalars[self.radius]
         linear = self.linear_slacks(state.coordinates, state.scalars, np.zeros(len(self.rows)))

@@ -6,12 +6,15 @@ iteration. The program is feasible and bounded at every eps, also beyond eps*, w
 w = 0: no case is special. Complementarity over gamma estimates the gap; an iterate is certified
 where that is small, and the best one is returned. Where its certified gap stays above the estimate,
 a step of active-set refinement is tried from it.
+
+A first attempt starts near the solution and leaves out rows that have much slack for their weight.
+Where it does not reach the gap, a second one starts far outside and keeps all rows.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +33,7 @@ _MAX_DENSE = 30_000_000  # entries of the dense rows up to which the method serv
 _MAX_ITERATES = 80  # most programs take 10 to 20
 # the first iterate without a margin that is certified; without adversary weights that cancel are
 # sought once
-_FIRST_PROOF = 8
+_FIRST_PROOF = 5
 # consecutive certificates without a smaller gap, after which the method ends: rounding allows no
 # smaller one
 _MAX_MISSED_CERTIFICATES = 6
@@ -40,7 +43,7 @@ _FACE_UNKNOWNS = (400, 400, 6000, 6000)
 # estimated gap from which the first of them often is the solution: where in all but so many pairs
 # slack and multiplier, each relative to the largest, are this factor apart
 _EARLY = 1e-4
-_UNDECIDED_PAIRS, _APART = 4, 10.0
+_UNDECIDED_PAIRS, _APART = 1, 10.0
 _NEAR = 10  # estimated over asked gap up to which an iterate is certified
 # estimated gap, and complementarity for margins of order 1, down to which single precision suffices
 # for the matrix
@@ -106,25 +109,27 @@ def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
         If no iterate is finite.
     """
     program = program.dense()
-    best = _iterates(program, tol, reduces=True)
-    if best is None:  # a row that was left out is needed
-        best = _iterates(program, tol, reduces=False)
-    assert best is not None
+    best = _iterates(program, tol, careful=False)
+    if best.gap > tol and best.bound > 0:
+        careful = _iterates(program, tol, careful=True).point
+        best.point = careful.merged(best.point) if careful is not None else best.point
     if best.point is None:
         raise SolverFailure("interior point: no finite iterate")
     return best.point
 
 
-def _iterates(program: MaxMarginForm, tol: float, *, reduces: bool) -> _Best | None:
-    """The best iterate; None where rows that were left out are needed, or may be."""
+def _iterates(program: MaxMarginForm, tol: float, *, careful: bool) -> _Best:
+    """The best iterate: on all rows, and from a start far outside, where it is to be careful."""
     form = StandardForm.of(program)
+    if careful:
+        form = replace(form, start_slack=1.0)
     n, d = form.rows.shape
     # `program.rows` over `form.rows`
     unit = form.unit * math.sqrt(d)
     state, last = form.start(), math.inf
     best, face_steps = _Best(), 0
     weighted_sum, scores = form.start_weights @ form.rows, np.zeros(n)
-    rows, cuts = np.arange(n), list(_CUTS) if reduces else []
+    rows, cuts = np.arange(n), [] if careful else list(_CUTS)
 
     def certify() -> Certified:
         point = Point(form.signs @ state.coordinates, np.zeros(n))
@@ -143,7 +148,7 @@ def _iterates(program: MaxMarginForm, tol: float, *, reduces: bool) -> _Best | N
             cancelling = cancelling_newton_weights(program)
             if cancelling is not None:
                 coef = form.signs @ state.coordinates
-                best.point = program.certify(Point(coef, cancelling))
+                best.point, best.bound = program.certify(Point(coef, cancelling)), 0.0
                 return best
         early = face_steps == 0 and estimate <= _EARLY and _knows_active_set(form, state)
         if near or early or (gamma <= 0 and iteration >= _FIRST_PROOF):
@@ -158,7 +163,7 @@ def _iterates(program: MaxMarginForm, tol: float, *, reduces: bool) -> _Best | N
             if best.ended(tol):
                 break
             if near and len(rows) < n and _misses_rows(program, certified, rows):
-                return None
+                break
         if cuts and estimate <= cuts[0][0]:
             kept = _kept(form, state, cuts.pop(0)[1])
             if len(kept) < len(rows):
@@ -179,7 +184,7 @@ def _iterates(program: MaxMarginForm, tol: float, *, reduces: bool) -> _Best | N
         state, last = form.settled(moved, scores), estimate
     if not best.ended(tol) and iteration:  # the last iterate may be the best one
         certify()
-    return best if len(rows) == n or best.gap <= tol or best.bound == 0 else None
+    return best
 
 
 def _knows_active_set(form: StandardForm, state: State) -> bool:

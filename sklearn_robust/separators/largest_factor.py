@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sklearn_robust._adversaries import Boxes
+from sklearn_robust._adversaries import Boxes, Slots
 from sklearn_robust._conic_sets import (
     TERM_ROUNDING,
     ConicSlot,
@@ -30,6 +30,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._joint_factor import critical_factor
 from sklearn_robust.separators.conic_separator import certify_direction, on_rows, solve_on_all_rows
+from sklearn_robust.threats import support
 
 # The norm of the programs: where w is 0 its linear cones leave no part of Z^T a to it
 _NORM = LpNorm(math.inf)
@@ -41,6 +42,7 @@ _BEYOND = (0.5e-8, 1e-6, 1e-4)
 # smallest margin without adversary, relative to the largest score, and share of the largest
 # coefficient, that count as 0
 _TOUCHES = 1e-9
+_VAST = 1e9  # factor from which the predictor may be one that the sets hardly move
 _HELD = 1e-9  # share of a direction that sets may move, from rounding, where they hold it
 _FACTOR_STEPS = 60  # Newton steps at most to the root that is the factor of a predictor
 
@@ -82,6 +84,8 @@ def largest_factor(problem: RobustProblem, tol: float) -> Certified:
             break
         found = _cleared(part, found)
         ratio = _own_factor(part, found.coef)
+        if _VAST < ratio < math.inf and (endless := _endless(part, found)) is not None:
+            found, ratio = endless, math.inf
         best = replace(found, margin=ratio, bound=math.inf).merged(best)
         if ratio == math.inf or ratio <= factor * (1 + _SLOW_RATIO * tol):
             break
@@ -236,6 +240,30 @@ def _own_factor(problem: RobustProblem, coef: np.ndarray) -> float:
         factor = moved
     # rounding may put it above: below, the predictor separates
     return max(factor * (1 - TERM_ROUNDING), 0.0)
+
+
+def _endless(problem: RobustProblem, found: Certified) -> Certified | None:
+    r"""The predictor in the directions along which no set moves a sample, where it separates; what
+    the sets take is then rounding of :math:`\sum_j |w_j| r_j`, with the reach :math:`r_j` of the
+    sets along feature j. None where it is more, or the predictor does not separate.
+    """
+    adversary = problem.adversary
+    if adversary is None:
+        adversary = Slots.by_sample(problem.threat, np.ones(problem.y.shape[1]))
+    if not isinstance(adversary, Slots):
+        return None
+    directions = _unmoved(slots_of(problem), problem.n_features)
+    coef = (found.coef @ directions.T) @ directions
+    scores, penalties = _terms(problem, coef)
+    unit, sizes = np.eye(len(coef)), np.zeros(scores.shape[1])
+    for slot in adversary.slots:
+        reach = np.maximum(support(slot.threat, unit), support(slot.threat, -unit))
+        reach = np.where((coef == 0) | np.isinf(reach), 0.0, reach)
+        sizes += slot.radius * float(np.abs(coef) @ reach)
+    smallest = best_intercept(scores, problem.classes)[1][0]
+    separates = smallest > _TOUCHES * np.abs(scores).max()
+    held = np.all(penalties[0] <= TERM_ROUNDING * sizes)
+    return replace(found, coef=coef) if separates and held else None
 
 
 def _scaled(problem: RobustProblem, best: Certified) -> Certified:

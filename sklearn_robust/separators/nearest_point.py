@@ -27,10 +27,12 @@ from scipy.optimize import nnls
 from sklearn_robust.certificates import Point
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure, Vector
 
-# Features up to which it serves, without and with the ball, which has two points a feature. With
-# fewer, or few rows with weight, it is up to 8 times faster than the interior-point method; with
-# this many and thousands of rows about as fast.
+# Features up to which it serves, without and with the ball, which has two points a feature.
 _NNLS_COLUMNS, _BALL_COLUMNS = 100, 64
+# Rows, or rows for each feature, up to which it serves with conditions. With few it is up to 8
+# times faster than the interior-point method; with many slower, and slow to tell that classes
+# overlap.
+_FEW_ROWS, _ROW_RATIO = 200, 10
 _MAX_ROW_SETS = 100  # most programs take less than 10
 _NEAR_ROWS = 3  # rows in a set beside those with weight, relative to d: the nearest ones
 _CONDITION_WEIGHT = 1e5  # rows have size 1: a condition is missed by its multiplier over the square
@@ -39,9 +41,14 @@ _PLANE_ROUNDING = 1e-13
 
 
 def suits(program: MaxMarginForm) -> bool:
-    """Whether features are few, p = 2, and q = 1 or no adversary."""
+    """Whether features are few, p = 2, and q = 1 or no adversary; with either q = 1 or an intercept
+    also the rows.
+    """
+    n, d = program.rows.shape
     attacked = program.eps > 0
-    few = program.rows.shape[1] <= (_BALL_COLUMNS if attacked else _NNLS_COLUMNS)
+    few = d <= (_BALL_COLUMNS if attacked else _NNLS_COLUMNS)
+    if attacked or program.labels is not None:
+        few = few and n <= max(_FEW_ROWS, _ROW_RATIO * d)
     return few and program.p == 2 and (not attacked or program.dual_q == math.inf)
 
 

@@ -68,12 +68,14 @@ class ModelStep:
     coef : ndarray of shape (f,)
     intercept : float
         The change of the intercept.
+    penalty : float
     settled : bool
         Whether the search for the minimiser ended.
     """
 
     coef: np.ndarray
     intercept: float
+    penalty: float
     settled: bool
 
 
@@ -82,6 +84,7 @@ def minimise_model(
     norm: LpNorm | WeightedNorm,
     eps: float,
     coef: np.ndarray,
+    penalty: float,
     gradient: Gradient,
     damping: float,
     max_faces: int,
@@ -97,6 +100,8 @@ def minimise_model(
     eps : float
     coef : ndarray of shape (f,)
         On the columns of the Hessian.
+    penalty : float
+        That of coef: eps times its norm.
     gradient : Gradient
         On all columns.
     damping : float
@@ -112,10 +117,10 @@ def minimise_model(
     LinAlgError
         If the damped Hessian is not positive definite on a face.
     """
-    eps = eps * (1 - inset)
-    level = eps * float(norm.value(coef))
+    outer, eps = eps, eps * (1 - inset)
+    level = (1 - inset) * penalty
     diagonal = hessian.coef.diagonal()
-    if not (diagonal > 0).all():
+    if not diagonal.min() > 0:
         largest = float(diagonal.max())
         diagonal = np.where(diagonal > 0, diagonal, largest if largest > 0 else 1.0)
     A = hessian.coef.copy()
@@ -133,7 +138,6 @@ def minimise_model(
         seen = np.ones(len(p0), dtype=bool)
         model = _Model(eps, norm, seen, A, k, hessian.total, p0, float(rho0), diagonal)
         x, settled = model.minimiser(coef, max_faces)
-        rise = eps * float(model.size(x)) - level
     else:  # in units in which the weights of the norm are 1, or 0
         seen = norm.scale > 0
         unit = np.where(seen, norm.scale, 1.0)
@@ -149,14 +153,14 @@ def minimise_model(
             diagonal / unit**2,
         )
         x, settled = model.minimiser(coef * unit, max_faces)
-        rise = eps * float(model.size(x)) - level
         x = x / unit
+    size = float(norm.value(x))
     intercept = (
         label_sum / hessian.label_curvature
         - hessian.label_row[:-1] @ (x - coef)
-        + hessian.label_row[-1] * rise
+        + hessian.label_row[-1] * (eps * size - level)
     )
-    return ModelStep(x, float(intercept), settled)
+    return ModelStep(x, float(intercept), outer * size, settled)
 
 
 @dataclass(frozen=True)
@@ -504,7 +508,8 @@ class _SmoothNorm:
         model = self.model
         value = float(model.value(x))
         # no better than where the norm is zero and has no curvature
-        if model.size(x) == 0 or value >= model.value(unpenalised):
+        at_zero = 0.0 if model.alike else float(model.value(unpenalised))
+        if model.size(x) == 0 or value >= at_zero:
             x = self._along_steepest_ray(unpenalised)
             value = float(model.value(x))
         factor: np.ndarray | None = None

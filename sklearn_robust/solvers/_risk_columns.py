@@ -71,7 +71,8 @@ def minimise_on_columns(
     n_iter : int
     """
     coef, n_iter = start, 0
-    weights = problem.evaluate(loss, start).weights
+    at_zero = not start.any()
+    weights = problem.class_shares() if at_zero else problem.evaluate(loss, start).weights
     weighted_sum = problem.weighted_sum(weights)
     taken = np.zeros(problem.n_features, dtype=bool)
     scale = np.ones(problem.n_features) if problem.threat.scale is None else problem.threat.scale

@@ -40,7 +40,7 @@ _INSET_SHARE = 0.4
 _MOST_INSET = 1e-3  # share of the radius by which they stay inside at most
 # the gap that the weights of a model prove is larger than this times the square of its decrease
 _LEAST_GAP = 0.3
-_CENTRE_ROWS = 1000  # rows, about, whose mean is near enough to that of all
+_CENTRE_ROWS = 100  # rows, about, whose mean is near enough to that of all
 # products in a least-squares problem up to which weights are moved to cancel immovable features
 _MOST_PRODUCTS = 1e9
 
@@ -273,19 +273,20 @@ class _Newton:
             near = float(self.problem.evaluate_scores(self.loss, scores, penalty).intercept[0])
         return self._evaluated(start[0], near, scores[0] + near * self.y)
 
-    def _evaluated(
+    def _evaluated(self, coef: np.ndarray, intercept: float, scores: np.ndarray) -> _Point:
+        """The point of these coefficients (d,), with scores that include the intercept."""
+        penalty = self.eps * float(self.norm.value(coef))
+        return self._of_margins(coef, intercept, scores, scores - penalty * self.factors, penalty)
+
+    def _of_margins(
         self,
         coef: np.ndarray,
         intercept: float,
         scores: np.ndarray,
-        margins: np.ndarray | None = None,
+        margins: np.ndarray,
+        penalty: float,
     ) -> _Point:
-        """The point of these coefficients (d,), with scores that include the intercept; the margins
-        follow from them where they are not known.
-        """
-        penalty = self.eps * float(self.norm.value(coef))
-        if margins is None:
-            margins = scores - penalty * self.factors
+        """The point of these coefficients, with its loss."""
         log_risk, weights, c = log_risk_and_derivatives(self.loss, margins, self.log_weight)
         return _Point(coef, intercept, scores, margins, float(log_risk), weights, penalty, c)
 
@@ -405,6 +406,7 @@ class _Newton:
             self.norm.at(columns),
             self.eps,
             at.coef[columns],
+            at.penalty,
             gradient,
             self.trust.damping,
             max_faces,
@@ -416,10 +418,9 @@ class _Newton:
         scores = self.rows.scores_on(columns, coef - at.coef) + step.intercept
         scores *= self.y
         scores += at.scores
-        penalty = self.eps * float(self.norm.value(coef))
         intercept = at.intercept + step.intercept
-        margins = scores - penalty * self.factors
-        known = at.log_risk, at.weights, penalty, at.curvatures
+        margins = scores - step.penalty * self.factors
+        known = at.log_risk, at.weights, step.penalty, at.curvatures
         return _Point(coef, intercept, scores, margins, *known), step.settled
 
     def _inset(self, at: _Point, gradient: Gradient) -> float:
@@ -456,8 +457,8 @@ class _Newton:
         if share == 1:
             if self.reached is not None and self.reached[0] is target:
                 return self.reached[1]
-            known = target.coef, target.intercept, target.scores, target.margins
-            self.reached = target, self._evaluated(*known)
+            known = target.coef, target.intercept, target.scores, target.margins, target.penalty
+            self.reached = target, self._of_margins(*known)
             return self.reached[1]
         return self._evaluated(
             at.coef + share * (target.coef - at.coef),

@@ -11,8 +11,9 @@ u_i`, with
 Both are held above a risk at which every margin is positive: where it is reached the data are
 robustly separable, and the risk has no minimiser.
 
-**Certificate.** The multipliers name a perturbation of each sample for each rival, in its set, and
-the clean risk of these data bounds the robust risk (`_clean_risk`).
+**Certificate.** The multipliers name weights, and a perturbation of each sample for each rival, in
+its set. Both move to where the perturbed rows cancel (`_pair_proofs`), and bound the risk by
+Fenchel's dual. Where this ends short, the clean risk of these data bounds it (`_clean_risk`).
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from scipy import sparse
 
 from sklearn_robust._clarabel import SolverFailure
 from sklearn_robust._conic_programs import Vector, unit_rows
+from sklearn_robust._conic_sets import TERM_ROUNDING
 from sklearn_robust._pair_programs import MOST_ENTRIES, PairProgram, n_pair_entries
+from sklearn_robust._pair_proofs import least_multiple
 from sklearn_robust.joint import JointProblem
+from sklearn_robust.joint_certificates import entropy_bound
 from sklearn_robust.losses import Logistic, MarginLoss, is_exponential
 from sklearn_robust.solvers._clean_risk import clean_bound
 
@@ -90,9 +94,14 @@ def minimise_by_program(
             continue
         coef = program.coef(x)
         coef = coef - coef.mean(axis=0)  # a common shift changes nothing
-        delta = program.perturbations(z, program.weights(-z[exponents]))
-        weights, bound = clean_bound(program.problem, loss, coef, delta)
-        found.append(_Proven(coef, float(problem.evaluate(loss, coef).log_risk), weights, bound))
+        log_risk = float(problem.evaluate(loss, coef).log_risk)
+        of_pairs = program.weights(-z[exponents])
+        weights, bound = _bound_of_moved(program, loss, of_pairs, z)
+        if log_risk - bound > _SMALL_GAP:
+            delta = program.perturbations(z, of_pairs)
+            other = clean_bound(program.problem, loss, coef, delta)
+            weights, bound = max((weights, bound), other, key=lambda proven: proven[1])
+        found.append(_Proven(coef, log_risk, weights, bound))
         best, proof = min(found, key=lambda f: f.log_risk), max(found, key=lambda f: f.bound)
         if best.log_risk - proof.bound <= _SMALL_GAP:
             break
@@ -104,6 +113,20 @@ def minimise_by_program(
     whole = np.zeros((problem.n_classes, len(problem.y)))
     whole[:, problem.log_weight > -math.inf] = proof.weights
     return best.coef, whole, proof.bound
+
+
+def _bound_of_moved(
+    program: PairProgram, loss: MarginLoss, weights: Vector, z: Vector
+) -> tuple[Vector | None, float]:
+    """The bound of the weights of the program, moved with their perturbations to where the rows
+    cancel; None and -inf where these leave their sets.
+    """
+    # multipliers in units in which the weights sum to 1
+    z = z / max(float(weights.sum()), np.finfo(float).tiny)
+    multiple, weights = least_multiple(program, program.problem.balanced(weights), z)
+    if multiple > 1 + TERM_ROUNDING:
+        return None, -math.inf
+    return weights, entropy_bound(program.problem, loss, weights)
 
 
 class _Proven(NamedTuple):

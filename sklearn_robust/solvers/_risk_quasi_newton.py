@@ -45,7 +45,7 @@ _ITERATIONS_A_COLUMN = 0.1
 _PAIRS = 12  # pairs of steps and gradient changes that L-BFGS keeps
 
 # The smaller radius
-_INSET_SHARE = 0.5  # share of the tolerance that it may cost
+_INSET_SHARE = 0.8  # share of the tolerance that it may cost
 _MOST_INSET = 0.05  # share of the radius by which it is smaller at most
 _INSET_CHANGE = 0.1  # relative change of that share from which it changes
 
@@ -448,10 +448,10 @@ class _QuasiNewton:
         """The mean of a change of the scores, which the intercept absorbs; where it outweighs the
         rest of the change, the rows have a centre that counts in the gradient.
         """
-        of_labels = self.problem.y[0] * weights / weights.sum()
-        mean = float(of_labels @ change)
-        if self.centre is None and 2 * mean**2 > float(np.abs(of_labels) @ change**2):
-            self.centre = self._weighted_sum(of_labels)
+        weighted, total = weights * change, float(weights.sum())
+        mean = float(self.problem.y[0] @ weighted) / total
+        if self.centre is None and 2 * mean**2 > float(weighted @ change) / total:
+            self.centre = self._weighted_sum(self.problem.y[0] * weights / total)
         return mean
 
     def _smooth_step(self, at: _Point) -> np.ndarray:

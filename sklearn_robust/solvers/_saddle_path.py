@@ -25,7 +25,6 @@ from sklearn_robust._array_api import Array, like, namespace
 from sklearn_robust.certificates import best_intercept, over_size
 from sklearn_robust.norms import LpNorm, shave_level
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.threats import residual
 
 _CERTIFY_EVERY = 8  # iterations; each certificate is of the last iterates and of their mean
 _SHORTEN = 0.9  # factor at least on a step that was too long
@@ -70,7 +69,7 @@ class _Sides:
 
 
 class SaddlePath:
-    """Problems under way; the methods are those of `_descent.Path`.
+    r"""Problems under way; the methods are those of `_descent.Path`.
 
     Attributes
     ----------
@@ -93,7 +92,7 @@ class SaddlePath:
     proof : array of shape (k, n)
         The best weights so far, or weights that prove the data not to be separable.
     bound : array of shape (k,)
-        D(a) of the best weights.
+        :math:`\|Z^T a - \delta\|_{p^*} \ge D(a)` of the best weights, with their perturbation.
     not_separable : array of bool of shape (k,)
         Whether `proof` proves it.
     is_certified : bool
@@ -225,8 +224,7 @@ class SaddlePath:
         xp, problem = namespace(at.coef), self.problem
         intercept, smallest = best_intercept(at.scores, problem.classes)
         margin = over_size(smallest - problem.penalty(at.coef), self.norm.value(at.coef))
-        left = residual(problem.threat, at.weighted_sum, problem.radius, self.norm.dual)
-        bound = self.norm.dual.value(left)
+        bound = self.norm.dual.value(at.weighted_sum - at.taken)
         better, tighter = margin > self.margin, bound < self.bound
         self.coef = xp.where(better[:, None], at.coef, self.coef)
         self.intercept = xp.where(better, intercept, self.intercept)

@@ -350,6 +350,7 @@ class _SweepNewton:
             self.penalty_norm.at(columns),
             self.eps,
             at.coef[columns],
+            at.penalty,
             gradient,
             self.trust.damping,
             faces,

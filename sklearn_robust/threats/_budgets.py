@@ -13,11 +13,11 @@ from sklearn_robust._array_api import Array
 from sklearn_robust.threats._available import available_if
 from sklearn_robust.threats._interface import ConicSet
 from sklearn_robust.threats._limits import dense
-from sklearn_robust.threats._members import check_numbers, per_feature, times
+from sklearn_robust.threats._members import call_of, check_numbers, per_feature, times
 from sklearn_robust.threats._mixin import ThreatMixin
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FeatureBudget(ThreatMixin):
     r"""The threat that changes at most k features, each by at most :math:`\epsilon_j`; or that
     flips at most k features of 0 and 1.
@@ -81,6 +81,10 @@ class FeatureBudget(ThreatMixin):
                 f"{number!r}."
             )
         object.__setattr__(self, "eps", check_numbers(self.eps, "eps", 1, finite=True))
+
+    def __repr__(self) -> str:
+        binary = self.binary or None
+        return call_of(self, n_features=self.n_features, eps=self.eps, binary=binary)
 
     @property
     def symmetric(self) -> bool:

@@ -13,11 +13,11 @@ from scipy import sparse
 from sklearn_robust._array_api import Array
 from sklearn_robust.threats._budgets import are_largest, largest_sum
 from sklearn_robust.threats._interface import ConicSet
-from sklearn_robust.threats._members import positions
+from sklearn_robust.threats._members import call_of, positions
 from sklearn_robust.threats._mixin import ThreatMixin
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class OneHot(ThreatMixin):
     r"""The threat that gives at most m categorical features another value, each a group of columns
     of which one is 1 and the others 0.
@@ -100,6 +100,11 @@ class OneHot(ThreatMixin):
             )
         object.__setattr__(self, "groups", groups)
         self._allowed()  # refuses transitions that do not exist
+
+    def __repr__(self) -> str:
+        baseline = self.baseline if np.any(self.baseline) else None
+        given = {"groups": self.groups, "n_changes": self.n_changes}
+        return call_of(self, **given, transitions=self.transitions, baseline=baseline)
 
     @classmethod
     def from_encoder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ from scipy import sparse
 
 from sklearn_robust._array_api import Array
 from sklearn_robust.threats._available import available_if
+from sklearn_robust.threats._ball import Balls, LpBall
 from sklearn_robust.threats._boxes import Box
 from sklearn_robust.threats._combinations import Composite, Union, alternatives
 from sklearn_robust.threats._cones import intersected
@@ -33,9 +35,10 @@ class Intersection(Composite):
 
     .. math:: \sigma(v) = \min_{t_1 + t_2 + \dots = v} \sigma_1(t_1) + \sigma_2(t_2) + \dots
 
-    for convex sets. A box with another box, an l_q ball or a budget has a closed form. Other worst
-    points are solutions of programs over cones, linear where the sets are polyhedral; counted
-    changes are integers in them, and a sample whose set is its own has a program of its own.
+    for convex sets. A box, or an l_inf ball, with another box, an l_q ball, a budget or categories
+    has a closed form. Other worst points are solutions of programs over cones, linear where the
+    sets are polyhedral; counted changes are integers in them, and a sample whose set is its own has
+    a program of its own.
 
     Parameters
     ----------
@@ -171,6 +174,7 @@ def _is_bounded(threat: Any, d: int) -> bool:
 
 def _merged(parts: Sequence[Any]) -> list[Any]:
     """The parts, with boxes taken into one, and into another set that has a closed form with it."""
+    parts = [_as_box(part) for part in parts]
     boxes = [part for part in parts if isinstance(part, Box)]
     others = [part for part in parts if not isinstance(part, Box)]
     if not boxes:
@@ -181,6 +185,13 @@ def _merged(parts: Sequence[Any]) -> list[Any]:
     if len(others) == 1 and hasattr(others[0], "within"):
         return [others[0].within(box.lower, box.upper)]
     return [*others, box]
+
+
+def _as_box(part: Any) -> Any:
+    """An l_inf ball on so many features, or one of each sample, as a box."""
+    ball = part.threat if isinstance(part, Balls) else part
+    is_box = isinstance(ball, LpBall) and ball.q == math.inf and ball.scale is not None
+    return part.within(-math.inf, math.inf) if is_box else part
 
 
 def _row(X: Any, i: int) -> np.ndarray:

@@ -140,7 +140,7 @@ class Program:
         n = A.shape[1]
         nothing = sparse.csc_array((n, n))
         x, _, status = run_clarabel(nothing, loss, A, h, cones, _TOL, max_iter=_CLARABEL_ITER)
-        if "Infeasible" in status:
+        if "Infeasible" in status and fixed:  # without integers 0 is in the set
             return None
         if status not in ("Solved", "AlmostSolved"):
             raise SolverFailure(f"clarabel: {status}")
@@ -185,7 +185,7 @@ class Program:
         try:
             return np.asarray(run_highs({"c": loss, "bounds": bounds, **self._linear_rows}).x)
         except SolverFailure as failure:
-            if "infeasible" in str(failure):
+            if "infeasible" in str(failure) and fixed:
                 return None
             raise
 

@@ -147,6 +147,20 @@ def test_two_classes_without_a_separator():
     assert len(repr(report)) < 200
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_sets_without_end(n_classes):
+    """They take all of a margin; where all features have none, there is no separator."""
+    rng = np.random.default_rng(0)
+    y = np.arange(30) % n_classes
+    X = rng.normal(size=(30, 3)) + 8 * np.eye(3)[y]
+    model = LogisticRegression().fit(X, y)
+    report = implicit_bias_report(model, X, y, p=2, threat=Box(0, [0, np.inf, 0]))
+    assert report.margin_ratio == -np.inf
+    report = implicit_bias_report(model, X, y, p=2, threat=Box(-np.inf, [0.1, 0.1, 0]))
+    assert report.separator is None
+    assert report.eps_star == 0
+
+
 def test_a_zero_classifier(gaussian):
     X, y = gaussian(10, 20)
     model = LogisticRegression().fit(X, y)

@@ -90,6 +90,17 @@ def test_solvers_agree_where_data_are_separable(gaussian, q, fit_intercept):
         assert report.cosine >= 1 - tol
 
 
+@pytest.mark.parametrize("p", [1, np.inf])
+def test_large_data_reach_the_limit_without_a_program(gaussian, monkeypatch, p):
+    X, y = gaussian(20, 40)
+    shared = {"p_algo": p, "eps": 0.05, "loss_tol": 0}
+    exact = RobustLinearClassifier(**shared).fit(X, y)
+    monkeypatch.setattr("sklearn_robust.linear_model._robust_linear._AUTO_ENTRIES", 0)
+    model = RobustLinearClassifier(**shared, tol=1e-2, max_iter=5000).fit(X, y)
+    assert 1e-7 < model.dual_gap_ <= 1e-2
+    assert 0.99 * exact.margin_ <= model.margin_ <= exact.margin_bound_ * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("loss", ["exponential", "logistic"])
 def test_solvers_agree_where_data_are_not_separable(loss):
     X, y = load_iris(return_X_y=True)

@@ -196,6 +196,19 @@ def test_sets_on_the_input_leave_categories_as_they_are(table):
         robust_accuracy_score(gaps, holes, y, threat=numbers, **options)
 
 
+def test_vast_factors_do_not_lose_the_limits():
+    """Of a set of 1e12 beside limits of 1 no program is solved where a smaller set breaks."""
+    X = np.array([[1, 2], [2, 0], [2, 1], [0, 1], [2, 2], [4, 4], [2, 2], [0, 2]]) / 4
+    model = LogisticRegression(C=20).fit(X, [0, 1, 1, 0, 0, 0, 0, 0])
+    limited = LpBall(1, 0.7, clip=([-0.3, -np.inf], [1.3, 1.3]))
+    both = limited & LpBall(2, 0.2, [0.5, 2.0])
+    radius = certified_radius(model, X, threat=both)
+    predicted = model.predict(X)
+    for factor, share in ((1 - 1e-6, 1.0), (1 + 1e-6, 0.0)):
+        options = {"threat": both, "sample_radius": factor * radius}
+        assert robust_accuracy_score(model, X, predicted, **options) == share
+
+
 def test_values_that_are_missing_do_not_move():
     rng = np.random.default_rng(0)
     X = rng.random((60, 3))

@@ -189,6 +189,19 @@ def test_the_critical_factor_of_a_ball_is_its_radius(data):
             assert factor.margin * 0.1 == pytest.approx(star, rel=1e-7)
 
 
+@pytest.mark.parametrize("seed", [0, 4, 7])
+def test_a_set_that_leaves_directions_as_they_are_has_no_critical_factor(seed):
+    """Along them coefficients cancel in the set, up to their rounding."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(30, 10))
+    y = np.where(rng.random(30) < 0.5, 1, -1)
+    X[:, 0] += 6 * (y > 0)
+    threat = LinearImage(LpBall(2, 0.2), np.eye(10)[:, :1] + 0.5 * np.eye(10)[:, 1:2])
+    found = max_margin(X, y, threat=threat, fit_intercept=True)
+    assert found.margin == math.inf
+    assert found.relative_gap == 0
+
+
 def test_infinite_and_zero_factors(data):
     X, y = data
     alone = Box(0.0, np.where(np.arange(D) < 4, 1.0, 0.0))

@@ -55,7 +55,7 @@ def test_gaussian_benchmark(gaussian, largest_margin, q, fit_intercept):
 
 @pytest.mark.slow
 @pytest.mark.pairwise
-@pytest.mark.parametrize("p", [1, 1.2, 1.5, 2, 3, np.inf])
+@pytest.mark.parametrize("p", [1, 1.5, 3, np.inf])
 @each_q
 @pytest.mark.parametrize(("share", "fit_intercept"), [(0.0, True), (0.5, False), (0.9, True)])
 def test_value_equals_the_cone_solver(gaussian, largest_margin, p, q, fit_intercept, share):

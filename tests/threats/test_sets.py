@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sklearn_robust.threats import Box, FeatureBudget, LpBall, OneHot, at, bind
+from sklearn_robust.threats._categories import Changes
 from sklearn_robust.threats._programs import Program
 
 FAMILIES = [
@@ -142,6 +143,16 @@ def test_the_projection_on_a_budget_where_the_sum_stays_at_the_number():
         np.testing.assert_allclose(np.sum(rest * moved, axis=-1), taken, atol=1e-12)
 
 
+def test_an_l_inf_ball_in_an_intersection_is_a_box():
+    """It has a closed form with categories, and no program."""
+    X, v = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), np.array([1.0, 3.0, 5.0])
+    both = bind(OneHot([[0, 1, 2]]) & LpBall(np.inf, 0.5, [2.0, 2.0, 1.0]), 3)
+    for radius, gains in ((1.0, [2.0, 0.0]), (np.array([0.5, 2.0]), [0.0, 2.0])):
+        sets = at(both, X, radius)
+        assert isinstance(sets, Changes)
+        np.testing.assert_array_equal(sets.support(v), gains)
+
+
 @pytest.mark.parametrize("clip", [None, (0, 1)])
 def test_categories_in_a_box_against_enumeration(clip):
     """The changes whose columns may move so far."""
@@ -174,4 +185,6 @@ def test_flips_that_just_reach_the_boundary_of_a_ball():
 
 def test_what_a_set_shows_is_short():
     assert repr(LpBall(2, 0.1)) == "LpBall(q=2.0, eps=0.1)"
+    assert repr(OneHot([[0, 1]])) == "OneHot(groups=[[0, 1]], n_changes=1)"
+    assert len(repr(FeatureBudget(2, np.ones(900)))) < 80
     assert len(repr(Box(np.zeros(900), np.ones(900)) | LpBall(2, 0.1, np.ones(900)))) < 250

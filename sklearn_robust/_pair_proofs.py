@@ -1,8 +1,8 @@
-r"""The least multiple of the sets of samples at which weights prove that nothing separates.
+r"""Weights and perturbations of the pairs of a sample and a rival, moved to where they prove.
 
-Weights :math:`a_{ik}` of the pairs of a sample and a rival, and the weighted sums :math:`T_{lk} =
-\sum_i a_{ik} \delta_{ik}` of the perturbations of the samples of class l against k, prove it at a
-factor :math:`\varphi` on the sets where
+Weights :math:`a_{ik}`, and the weighted sums :math:`T_{lk} = \sum_i a_{ik} \delta_{ik}` of the
+perturbations of the samples of class l against k, prove at a factor :math:`\varphi` on the sets
+that nothing separates, and a bound on the risk, where
 
 .. math:: R = \sum_{ik} a_{ik} (e_{y_i} - e_k) x_i^T + \sum_{lk} (e_l - e_k) T_{lk}^T = 0, \qquad
     T_{lk} \in \varphi \sum_i a_{ik} U_i.
@@ -12,8 +12,8 @@ Those of a cone program obey the first up to its error. They move by the least
 .. math:: \sum_{ik} \frac{\Delta a_{ik}^2}{a_{ik}} + \sum_{lk} \Delta T_{lk} \cdot M_{lk}^{-1}
     \Delta T_{lk}
 
-to where R is 0, M the square of the size of :math:`\sum_i a_{ik} U_i` over its weight, along the
-directions in which it moves. The least :math:`\varphi` that then obeys the second is the answer.
+to where R is 0. M is the room that :math:`T_{lk}` has in its set, little in the directions in which
+it soon leaves it. The least :math:`\varphi` that then obeys the second is the answer.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
+from scipy.linalg import lstsq
 
 from sklearn_robust._conic_programs import Vector
 from sklearn_robust._conic_sets import TERM_ROUNDING, least_share
-from sklearn_robust._pair_groups import BoxGroup, ConeGroup
+from sklearn_robust._pair_groups import LEAST_ROOM, BoxGroup, ConeGroup
 from sklearn_robust._pair_programs import PairProgram
 
 _ROUNDS = 6  # moves at most
-_MOST_EQUATIONS = 2_000  # entries of R at most
+# multiplications of a move at most: some ten seconds
+_MOST_WORK = 50_000_000_000
 _SINGULAR = 1e-12  # eigenvalue of the equations, relative to the largest, that counts as 0
 _VANISHING = 1e-10  # weights, relative to the largest, that are put to 0 where a move fails
-_LEAST_ROOM = 1e-3  # theta (1 - theta) at least, of a share theta of the way through a box
 
 
 def least_multiple(program: PairProgram, weights: Vector, z: Vector) -> tuple[float, Vector]:
     """The least multiple of the sets of a program at which weights near the given ones prove that
-    nothing separates, inf where none near 1 was found; and these weights (K, n).
+    nothing separates, inf where none near 1 was found or this takes long; and these weights (K, n).
 
     Parameters
     ----------
@@ -50,8 +51,9 @@ def least_multiple(program: PairProgram, weights: Vector, z: Vector) -> tuple[fl
     z : ndarray
         The multipliers of the program, which name perturbations.
     """
-    problem = program.problem
-    if problem.n_classes * (problem.n_features + 1) > _MOST_EQUATIONS:
+    equations = program.problem.n_classes * (program.d + 1)
+    inner = sum(len(group.set.inner.point) ** 3 for group in program.groups)
+    if equations**3 + inner > _MOST_WORK:
         return math.inf, weights
     proof = _Proof(program, weights, z)
     for _ in range(_ROUNDS):
@@ -136,19 +138,19 @@ class _Proof:
 
         for low, high, at, rows in self._pairs():
             add(low, high, (rows.T * self.weights[high, at]) @ rows)
-        metrics = [part.metric() for part in self.parts]
-        for part, metric in zip(self.parts, metrics, strict=True):
-            add(part.group.low, part.group.high, metric / np.outer(self.unit, self.unit))
+        for part in self.parts:
+            add(part.group.low, part.group.high, part.metric(self.unit))
         matrix = H.reshape(K * p, K * p)
         size = np.sqrt(np.maximum(np.diag(matrix), np.finfo(float).tiny))
         goal = -left.ravel() / size
-        u = np.linalg.lstsq(matrix / np.outer(size, size), goal, rcond=_SINGULAR)[0] / size
+        scaled = matrix / np.outer(size, size)
+        u = lstsq(scaled, goal, cond=_SINGULAR, lapack_driver="gelsy")[0] / size
         u = u.reshape(K, p)
         weights = self.weights.copy()
         for low, high, at, rows in self._pairs():
             weights[high, at] *= np.maximum(1 + rows @ (u[low] - u[high]), 0)
-        for part, metric in zip(self.parts, metrics, strict=True):
-            part.add(metric @ ((u[part.group.low] - u[part.group.high])[:d] / self.unit))
+        for part in self.parts:
+            part.add((u[part.group.low] - u[part.group.high])[:d], self.unit)
         self._take(self.problem.balanced(weights))
 
     def move_inside(self) -> None:
@@ -182,12 +184,12 @@ class _Part(ABC):
         self._all[self.group.high, self.group.samples] = delta
 
     @abstractmethod
-    def metric(self) -> Vector:
-        """M, (d, d)."""
+    def metric(self, unit: Vector) -> Vector:
+        """M in units (d,) of the features, (d, d)."""
 
     @abstractmethod
-    def add(self, change: Vector) -> None:
-        """Change T."""
+    def add(self, force: Vector, unit: Vector) -> None:
+        """Change T, in units, by the last M times a force (d,)."""
 
     @abstractmethod
     def move_inside(self) -> None:
@@ -213,16 +215,17 @@ class _InCones(_Part):
         """The weighted sum of the radii."""
         return float(self.weights @ self.group.radius)
 
-    def metric(self) -> Vector:
-        total = float(self.weights.sum())
-        share = self._reach**2 / total if total > 0 else 0.0
-        return share * self.group.directions
+    def metric(self, unit: Vector) -> Vector:
+        self._room = self.group.set.room(self.u, self.s)[:, : len(unit)]
+        reach, total = self._reach / unit, float(self.weights.sum()) or 1.0
+        metric: Vector = reach[:, None] * self._room[: len(unit)] * reach / total
+        return metric
 
-    def add(self, change: Vector) -> None:
-        reach = self._reach
-        if reach > 0:
-            u = self.u + change / reach
-            self._take(u, self.inner.with_s(u, self.s))
+    def add(self, force: Vector, unit: Vector) -> None:
+        d, total = len(unit), float(self.weights.sum()) or 1.0
+        step = self._room @ (force * (self._reach / unit)) / total
+        u = self.u + step[:d]
+        self._take(u, self.inner.with_s(u, self.s + step[d:]))
 
     def _take(self, u: Vector, s: Vector) -> None:
         self.u, self.s = u, s
@@ -266,23 +269,25 @@ class _InBoxes(_Part):
         used = self.weights > 0  # 0 times infinity is 0
         return self.weights[used] @ self.lower[used], self.weights[used] @ self.upper[used]
 
-    def metric(self) -> Vector:
+    def metric(self, unit: Vector) -> Vector:
         low, high = self._ends()
         closed = ~self.open & (high > low)
         theta = np.full(len(low), 0.5)
         theta[closed] = ((self.weights @ self.delta - low)[closed]) / (high - low)[closed]
-        room = np.maximum(theta * (1 - theta), _LEAST_ROOM)
+        room = np.maximum(theta * (1 - theta), LEAST_ROOM) ** 2
         total = float(self.weights.sum()) or 1.0
-        return np.diag(room * (self.weights @ self.shares) ** 2 / total)
+        self._room = room * ((self.weights @ self.shares) / unit) ** 2 / total
+        return np.diag(self._room)
 
-    def add(self, change: Vector) -> None:
+    def add(self, force: Vector, unit: Vector) -> None:
         whole = self.weights @ self.shares
-        step = np.divide(change, whole, out=np.zeros_like(change), where=whole > 0)
+        step = np.divide(
+            self._room * force * unit, whole, out=np.zeros_like(force), where=whole > 0
+        )
         self.delta = self.delta + self.shares * step
 
     def move_inside(self) -> None:
-        above = np.where(self.lower == 0, np.maximum(self.delta, 0), self.delta)
-        self.delta = np.where(self.upper == 0, np.minimum(above, 0), above)
+        self.delta = np.clip(self.delta, self.lower, self.upper)
 
     def multiple(self) -> float:
         (low, high), delta = self._ends(), self.delta
