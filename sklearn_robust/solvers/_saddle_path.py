@@ -30,6 +30,8 @@ _CERTIFY_EVERY = 8  # iterations; each certificate is of the last iterates and o
 _SHORTEN = 0.9  # factor at least on a step that was too long
 _POWERS = 4  # power iterations for the first step
 _UNIT = 0.5  # the unit of perturbations, as a share of the largest singular value
+# the least estimate of it, relative to ||Z^T a||_2: rows of a class may be alike, or one
+_LEAST_SIZE = 1e-4
 
 # A mean or an iterate takes over where its gap is this share of that at the last restart; or this
 # share, if it grows again; or after this share of all iterations.
@@ -109,7 +111,7 @@ class SaddlePath:
         self.problem = problem
         self.norm = norm
         self.now = _Sides(zeros, weights, zeros, xp.zeros_like(weights), weighted_sum)
-        size = _largest_singular_value(problem)
+        size = _largest_singular_value(problem, weighted_sum)
         self.step, self.unit = 1 / size, _UNIT * size
         # the Euclidean radius of the unit ball, beside that of the simplex
         self.balance = zero + problem.n_features ** -max(0.0, 0.5 - 1 / norm.p)
@@ -234,13 +236,14 @@ class SaddlePath:
         return bound - margin
 
 
-def _largest_singular_value(problem: RobustProblem) -> Array:
-    """About the largest singular value of Z, on the differences of feasible weights, (k,); 1 where
-    it is 0.
+def _largest_singular_value(problem: RobustProblem, weighted_sum: Array) -> Array:
+    """About the largest singular value of Z, on the differences of feasible weights, (k,); at least
+    a share of the size of Z^T a, and 1 where that is 0.
     """
     xp, (k, n) = namespace(problem.y), problem.y.shape
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(1, n))
-    weights = like(problem.y, np.repeat(signs, k, axis=0))
+    weights = like(problem.y, np.repeat(np.random.default_rng(0).normal(size=(1, n)), k, axis=0))
+    least = _LEAST_SIZE * LpNorm(2).value(weighted_sum)
+    least = xp.where(least > 0, least, xp.ones_like(least))
     for _ in range(_POWERS):
         centred = xp.zeros_like(weights)
         for members in problem.classes:
@@ -250,8 +253,7 @@ def _largest_singular_value(problem: RobustProblem) -> Array:
         size = LpNorm(2).value(centred)
         centred = centred / xp.where(size > 0, size, xp.ones_like(size))[:, None]
         weighted_sum = problem.weighted_sum(centred)
-        value = LpNorm(2).value(weighted_sum)
-        value = xp.where(value > 0, value, xp.ones_like(value))
+        value = xp.maximum(LpNorm(2).value(weighted_sum), least)
         weights = problem.signed_scores(weighted_sum / value[:, None])
     return value
 
