@@ -241,7 +241,9 @@ def _largest_singular_value(problem: RobustProblem, weighted_sum: Array) -> Arra
     a share of the size of Z^T a, and 1 where that is 0.
     """
     xp, (k, n) = namespace(problem.y), problem.y.shape
-    weights = like(problem.y, np.repeat(np.random.default_rng(0).normal(size=(1, n)), k, axis=0))
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=n)
+    unlike = signs + np.linspace(0, 1e-3, n)  # so that the weights of a small class differ too
+    weights = like(problem.y, np.repeat(unlike[None], k, axis=0))
     least = _LEAST_SIZE * LpNorm(2).value(weighted_sum)
     least = xp.where(least > 0, least, xp.ones_like(least))
     for _ in range(_POWERS):
