@@ -53,6 +53,8 @@ from sklearn_robust.threats import ConicThreat, LpBall, Threat, check_radius, is
 _TOL_EPS_STAR = 1e-9
 # Radii of a path that are certified together where p = q*
 _CERTIFIED_TOGETHER = 32
+# Distances of the last two radii of a path up to which their line is followed
+_FURTHEST = 10.0
 # Solvers from whose separators refinement leads to that of the next radius of a path
 _REFINED_SOLVERS = ("interior point", "refinement")
 # Certified gap above which the separator of eps* is tried beside the answer of the engines.
@@ -344,10 +346,10 @@ def _refined_from(problem: RobustProblem, last: list[Separator], tol: float) -> 
         return None
     norm, form = LpNorm(2), MaxMarginForm.of(problem, LpNorm(2))
     before, here = last
-    share = (float(problem.radius[0]) - here.eps) / (here.eps - before.eps)
+    radius = float(problem.radius[0])
     coef = here.coef / norm.value(here.coef)
-    coef = coef + share * (coef - before.coef / norm.value(before.coef))
-    weights = _extrapolated(last, float(problem.radius[0]))
+    coef = coef + _way_ahead(last, radius) * (coef - before.coef / norm.value(before.coef))
+    weights = _extrapolated(last, radius)
     assert weights is not None
     point, _ = refined(form, Point(coef, weights), tol)
     answer = certify_point(problem, norm, point, _REFINED_SOLVERS[-1])
@@ -360,8 +362,14 @@ def _extrapolated(last: list[Separator], eps: float) -> Vector | None:
     if len(last) < 2:
         return last[0].dual_coef if last else None
     before, here = last
-    share = (eps - here.eps) / (here.eps - before.eps)
-    return np.maximum(here.dual_coef + share * (here.dual_coef - before.dual_coef), 0)
+    way = _way_ahead(last, eps)
+    return np.maximum(here.dual_coef + way * (here.dual_coef - before.dual_coef), 0)
+
+
+def _way_ahead(last: list[Separator], eps: float) -> float:
+    """How far a radius lies beyond the last two of a path, relative to their distance."""
+    before, here = last
+    return min((eps - here.eps) / (here.eps - before.eps), _FURTHEST)
 
 
 def _solve(

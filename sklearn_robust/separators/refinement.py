@@ -140,7 +140,7 @@ def newton_step(
         return None
     labels = None if program.labels is None else program.labels[active]
     on_face = replace(program, rows=program.rows[active], labels=labels)
-    step = _solve_conditions(on_face, w, a[active], face, gamma, slack[active])
+    step = _solve_conditions(on_face, w, a[active], face, gamma, slack[active], max_unknowns)
     if step is None:
         return None
     weights = np.zeros_like(a)
@@ -149,7 +149,13 @@ def newton_step(
 
 
 def _solve_conditions(
-    program: MaxMarginForm, w: Vector, a: Vector, face: _Face, gamma: float, slack: Vector
+    program: MaxMarginForm,
+    w: Vector,
+    a: Vector,
+    face: _Face,
+    gamma: float,
+    slack: Vector,
+    max_unknowns: int,
 ) -> Point | None:
     """Newton's equations at (w, a) for a program of active rows only, on a face."""
     # gamma ||w||_p^2 / 2 + eps ||w||_q*: its gradient, and its curvature as a diagonal plus a rank
@@ -187,6 +193,7 @@ def _solve_conditions(
         face.gather(gradient - program.rows.T @ a),
         goal,
         n_primal=int(intercept is not None),
+        max_unknowns=max_unknowns,
     )
     if step is None:
         return None
@@ -195,9 +202,16 @@ def _solve_conditions(
 
 
 def _solve_blocks(
-    diagonal: Vector, coupling: Vector, system: Vector, first: Vector, goal: Vector, n_primal: int
+    diagonal: Vector,
+    coupling: Vector,
+    system: Vector,
+    first: Vector,
+    goal: Vector,
+    n_primal: int,
+    max_unknowns: int,
 ) -> tuple[Vector, Vector] | None:
-    """The solution of D theta + C^T x = first, C theta + S x = goal, D the diagonal.
+    """The solution of D theta + C^T x = first, C theta + S x = goal, D the diagonal; None where the
+    system is singular or too large.
 
     D is eliminated where all of it is positive; it is 0 on the faces of linear programs.
     """
@@ -206,6 +220,8 @@ def _solve_blocks(
         scaled = coupling / diagonal
         x = _solve_saddle_point(system - scaled @ coupling.T, goal - scaled @ first, n_primal)
         return None if x is None else ((first - x @ coupling) / diagonal, x)
+    if m + len(goal) > max_unknowns:
+        return None
     whole = np.block([[np.diag(diagonal), coupling.T], [coupling, system]])
     x = _solve_saddle_point(whole, np.append(first, goal), m + n_primal)
     return None if x is None else (x[:m], x[m:])

@@ -235,7 +235,7 @@ class _BoxesRisk:
         model = a - rules.MarginHessian(c, a, theta).apply(change)
         weights, decrease = None, float(a @ change)
         # the next decrease, and the gap with it, is about the square of this one
-        close = decrease**2 <= max(self.tol, rules.ROUNDING_DECREASE)
+        close = decrease <= math.sqrt(max(self.tol, rules.ROUNDING_DECREASE))
         if close and all((model[members[0]] > 0).any() for members in self.problem.classes):
             feasible = self.problem.balanced(np.maximum(model, 0)[None])[0]
             weights = feasible if self.form.feasible(feasible) else None

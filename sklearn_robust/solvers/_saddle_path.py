@@ -30,6 +30,8 @@ _CERTIFY_EVERY = 8  # iterations; each certificate is of the last iterates and o
 _SHORTEN = 0.9  # factor at least on a step that was too long
 _POWERS = 4  # power iterations for the first step
 _UNIT = 0.5  # the unit of perturbations, as a share of the largest singular value
+# the least estimate of it, relative to ||Z^T a||_2: rows of a class may be alike, or one
+_LEAST_SIZE = 1e-4
 
 # A mean or an iterate takes over where its gap is this share of that at the last restart; or this
 # share, if it grows again; or after this share of all iterations.
@@ -109,7 +111,7 @@ class SaddlePath:
         self.problem = problem
         self.norm = norm
         self.now = _Sides(zeros, weights, zeros, xp.zeros_like(weights), weighted_sum)
-        size = _largest_singular_value(problem)
+        size = _largest_singular_value(problem, weighted_sum)
         self.step, self.unit = 1 / size, _UNIT * size
         # the Euclidean radius of the unit ball, beside that of the simplex
         self.balance = zero + problem.n_features ** -max(0.0, 0.5 - 1 / norm.p)
@@ -139,19 +141,22 @@ class SaddlePath:
         coef = self.norm.project(now.coef + up * (now.weighted_sum - now.taken))
         scores = problem.signed_scores(coef)
         weights = feasible_projection(problem, now.weights - down * (2 * scores - now.scores))
-        against = now.taken + down * self.unit[:, None] ** 2 * (2 * coef - now.coef)
+        unit = self.unit[:, None]
+        against = now.taken + (down * unit) * unit * (2 * coef - now.coef)
         taken = problem.threat.project(against, problem.radius)
         moved = _Sides(coef, weights, taken, scores, problem.weighted_sum(weights))
         self._shorten(now.mapped(lambda old, new: new - old, moved))
         self.now, self.total = moved, self.total.mapped(lambda old, new: old + new, moved)
         self.age = self.age + 1
         self.iterations += 1
-        self.is_certified = self.iterations % _CERTIFY_EVERY == 0
-        if self.is_certified:
+        self.is_certified = False
+        if self.iterations % _CERTIFY_EVERY == 0:
             self._certify()
 
     def iterate(self) -> SaddlePath:
         """The iterates of the problems, with their certificates."""
+        if not self.is_certified:
+            self._certify()
         return self
 
     def select(self, rows: np.ndarray) -> Self:
@@ -190,6 +195,7 @@ class SaddlePath:
     def _certify(self) -> None:
         """Certify the iterates and their means, and restart where either is far enough."""
         xp = namespace(self.age)
+        self.is_certified = True
         age = self.age[:, None]
         mean = self.total.mapped(lambda total: total / age)
         gap_now, gap_of_mean = self._keep_best(self.now), self._keep_best(mean)
@@ -230,13 +236,16 @@ class SaddlePath:
         return bound - margin
 
 
-def _largest_singular_value(problem: RobustProblem) -> Array:
-    """About the largest singular value of Z, on the differences of feasible weights, (k,); 1 where
-    it is 0.
+def _largest_singular_value(problem: RobustProblem, weighted_sum: Array) -> Array:
+    """About the largest singular value of Z, on the differences of feasible weights, (k,); at least
+    a share of the size of Z^T a, and 1 where that is 0.
     """
     xp, (k, n) = namespace(problem.y), problem.y.shape
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(1, n))
-    weights = like(problem.y, np.repeat(signs, k, axis=0))
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=n)
+    unlike = signs + np.linspace(0, 1e-3, n)  # so that the weights of a small class differ too
+    weights = like(problem.y, np.repeat(unlike[None], k, axis=0))
+    least = _LEAST_SIZE * LpNorm(2).value(weighted_sum)
+    least = xp.where(least > 0, least, xp.ones_like(least))
     for _ in range(_POWERS):
         centred = xp.zeros_like(weights)
         for members in problem.classes:
@@ -246,9 +255,9 @@ def _largest_singular_value(problem: RobustProblem) -> Array:
         size = LpNorm(2).value(centred)
         centred = centred / xp.where(size > 0, size, xp.ones_like(size))[:, None]
         weighted_sum = problem.weighted_sum(centred)
-        weights = problem.signed_scores(weighted_sum)
-    value = LpNorm(2).value(weighted_sum)
-    return xp.where(value > 0, value, xp.ones_like(value))
+        value = xp.maximum(LpNorm(2).value(weighted_sum), least)
+        weights = problem.signed_scores(weighted_sum / value[:, None])
+    return value
 
 
 def feasible_projection(problem: RobustProblem, x: Array) -> Array:

@@ -115,8 +115,8 @@ def accelerated_margin(
     tol : float
         Certified relative gap of the margin to reach.
     record_every : int
-        Record margin, bound and gap every so many iterations, for p = 1 and p > 2 every eighth at
-        most; 0 records nothing.
+        Record margin, bound and gap every so many iterations, for p = 1 and p > 2 every eighth and
+        the last at most; 0 records nothing.
     monitors : sequence of Monitor, optional
         Shown predictors and figures at iterations of their choice. They change no iteration; each
         may stop the solver.
@@ -155,9 +155,9 @@ class _AscentPath:
     def __init__(self, problem: RobustProblem, norm: LpNorm) -> None:
         self.problem = problem
         self.norm = norm
-        self.state = _start(problem, norm)
         # an upper bound on the dual's curvature: above it only rounding refuses a step
         self.largest_curvature = (norm.dual.p - 1) * squared_norm_bound(problem.rows)
+        self.state = _start(problem, norm, self.largest_curvature)
 
     def advance(self) -> None:
         """One step of the extrapolated weights of every problem."""
@@ -191,8 +191,8 @@ class _AscentRun(Run[_AscentPath | SaddlePath]):
         self.norm = norm
 
     def certifies(self, iteration: int, path: _AscentPath | SaddlePath) -> bool:
-        """Where the path has new certificates."""
-        return path.is_certified
+        """Where the path has new certificates, and at the limit of iterations."""
+        return path.is_certified or iteration == self.stopping.max_iter
 
     def figures(self, at: _State | SaddlePath) -> dict[str, Array]:
         """The best margins and bounds so far."""
@@ -236,8 +236,9 @@ class _AscentRun(Run[_AscentPath | SaddlePath]):
         return solution
 
 
-def _start(problem: RobustProblem, norm: LpNorm) -> _State:
+def _start(problem: RobustProblem, norm: LpNorm, steepest: float) -> _State:
     xp, weights = namespace(problem.y), problem.class_shares()
+    least = float(xp.finfo(weights.dtype).tiny)
     weighted_sum = problem.weighted_sum(weights)
     value, _ = _half_square(problem, norm, weighted_sum)
     zero = xp.zeros_like(weighted_sum[:, 0])
@@ -247,7 +248,7 @@ def _start(problem: RobustProblem, norm: LpNorm) -> _State:
         ahead=weights,
         ahead_sum=weighted_sum,
         momentum=zero + 1,
-        curvature=zero + 1,
+        curvature=zero + min(1.0, max(steepest, least)),
         coef=xp.zeros_like(weighted_sum),
         intercept=zero,
         margin=zero - math.inf,

@@ -591,6 +591,13 @@ def test_path_is_refined_from_radius_to_radius():
     assert sum(s.solver == "refinement" for s in path) >= 4
 
 
+@pytest.mark.parametrize(("n", "d", "q"), [(12, 30, INF), (40, 2, INF)])
+def test_radii_of_a_path_may_lie_next_to_each_other(n, d, q):
+    X, y = (np.repeat(part, 2, axis=0) for part in separable_data(n, d))
+    for s in separator_path(X, y, p=2, q=q, eps=[0.0, 1e-300, 0.05]):
+        assert_certified(s, X, y, 1e-8)
+
+
 def test_path_ends_at_the_largest_radius():
     X, y = separable_data(24, 60)
     star = max_margin(X, y, q=INF).margin

@@ -61,6 +61,18 @@ def test_a_curved_face_is_eliminated_from_the_system(p, q, monkeypatch):
     assert_allclose(short.weights, whole.weights, rtol=1e-6, atol=1e-9)
 
 
+def test_a_face_that_is_flat_in_many_features_is_too_large():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((10, 200)), np.repeat([1, -1], 5)
+    X[:, ::2] *= 1e-9
+    problem = RobustProblem.from_data(X, y, q=INF, eps=0.0, fit_intercept=False)
+    separator = min_norm_separator(X, y, p=10, q=INF, eps=0.0)
+    program = MaxMarginForm.of(problem, LpNorm(10))
+    point = program.certify(Point(separator.coef, separator.dual_coef))
+    assert newton_step(program, point, 300) is not None
+    assert newton_step(program, point, 100) is None
+
+
 def test_refinement_never_returns_less_than_it_was_given():
     problem, _ = disturbed_solution(2, INF, 12, 25, False)
     rng = np.random.default_rng(1)

@@ -142,6 +142,23 @@ def test_the_mean_of_the_rows_does_not_matter(gaussian, p):
     assert shifted.margin[0] == pytest.approx(centred.margin[0], rel=2e-3)
 
 
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize("unit", [1e-150, 1e140])
+def test_one_row_a_class_in_any_unit(p, fit_intercept, unit):
+    X, y = unit * np.array([[3.0, 1.0, 0.5], [-1.0, 1.0, 2.0]]), np.array([1, -1])
+    problem = RobustProblem.from_data(X, y, q=2, eps=0.1 * unit, fit_intercept=fit_intercept)
+    solution = accelerated_margin(problem, LOSS, LpNorm(p), max_iter=500)
+    assert solution.converged[0]
+
+
+def test_a_fit_of_few_iterations_has_a_predictor(gaussian):
+    problem = RobustProblem.from_data(*gaussian(20, 30), q=2, eps=0.1, fit_intercept=True)
+    solution = accelerated_margin(problem, LOSS, LpNorm(1), max_iter=3, record_every=1)
+    assert solution.margin[0] > 0
+    np.testing.assert_array_equal(solution.history["iteration"], [3])
+
+
 @pytest.mark.parametrize("p", [1, np.inf])
 def test_fewer_iterations_than_the_path(gaussian, p):
     problem = RobustProblem.from_data(*gaussian(20, 100), q=np.inf, eps=0.2, fit_intercept=False)
@@ -269,7 +286,7 @@ def test_samples_of_weight_zero_are_left_out(gaussian, fit_intercept):
     np.testing.assert_array_equal(with_zeros.weights[0, ~kept], 0)
 
 
-@pytest.mark.parametrize(("p", "iterations"), [(2, [1, 5, 10, 15, 20]), (1, [8, 16])])
+@pytest.mark.parametrize(("p", "iterations"), [(2, [1, 5, 10, 15, 20]), (1, [8, 16, 20])])
 def test_iteration_limit_and_history(gaussian, p, iterations):
     X, y = gaussian(40, 60)
     problem = RobustProblem.from_data(X, np.stack([y, -y]), q=np.inf, eps=0.1, fit_intercept=False)

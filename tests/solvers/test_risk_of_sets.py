@@ -40,6 +40,16 @@ def data():
     return X, y
 
 
+def test_a_model_may_have_no_columns(data):
+    X, y = data
+    problem = RobustProblem.from_data(
+        X, y, threat=LpBall(math.inf, 3.0, clip=(-1.5, 1.5)), fit_intercept=False
+    )
+    solution = minimise_robust_risk(problem, LOSSES["logistic"], EUCLIDEAN)
+    assert solution.converged[0]
+    assert not solution.coef.any()
+
+
 def box_support(lower, upper):
     """sigma(v) of a box as a cvxpy expression; sides without end are constraints."""
 
