@@ -122,8 +122,8 @@ def critical_factor(problem: JointProblem, *, bounded: bool = True) -> Certified
         except RuntimeError:  # the answer so far has its certified gap
             break
     if search.best.margin == math.inf:
-        return replace(search.best, bound=math.inf)
-    if bounded:
+        search.best = replace(search.best, bound=math.inf)
+    elif bounded:
         search.bound_from_beyond()
     best = search.best
     coef, intercept = predictor(problem.at_radius(0.0), best.coef)
@@ -225,12 +225,15 @@ class _Search:
         sizes, directions = np.linalg.eigh(matrix.reshape(K * d, K * d))
         free = directions[:, sizes <= _HELD * sizes[-1]]
         part: Vector = (free @ (free.T @ coef.ravel())).reshape(K, d)
-        return part
+        # what is rounding would be without limit along a feature without end
+        return np.where(np.abs(part).max(axis=0) > TERM_ROUNDING * np.abs(part).max(), part, 0.0)
 
 
 def _takes_nothing(problem: JointProblem, coef: Vector) -> bool:
     """Whether the penalties are 0, or rounding beside those of single features."""
     penalties, terms = problem.penalties(coef), problem.penalty_sizes(coef)
+    if not np.isfinite(penalties).all():
+        return False
     if np.all(penalties <= TERM_ROUNDING * terms):
         return True
     terms = np.zeros_like(penalties)

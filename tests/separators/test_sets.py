@@ -7,6 +7,8 @@ import cvxpy as cp
 import numpy as np
 import pytest
 
+from sklearn_robust import _pair_proofs
+from sklearn_robust._pair_groups import BoxGroup
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -368,8 +370,19 @@ def test_the_critical_factor_of_several_classes_is_infinite_against_no_set_alone
     endless = max_margin(beside, y, threat=LinearImage(LpBall(2, 1.0), along), fit_intercept=True)
     assert endless.margin == math.inf
     np.testing.assert_allclose((endless.coef - endless.coef[0]) @ along / size, 0, atol=1e-12)
+    scores = beside @ endless.coef.T + endless.intercept
+    leads = scores[np.arange(12), y][:, None] - scores
+    assert leads[np.eye(3)[y] == 0].min() == pytest.approx(1.0)
     nothing = max_margin(np.eye(3)[y], np.arange(12) // 4, threat=Box(-size, size / 2))
     assert nothing.margin == nothing.relative_gap == 0
+
+
+@pytest.mark.parametrize(("move", "multiple"), [(0.5, 0.5), (2.0, 2.0), (-1e-8, math.inf)])
+def test_no_multiple_of_boxes_holds_a_move_against_their_side(move, multiple):
+    group = BoxGroup(0, 1, np.arange(1), np.zeros((1, 1)), np.ones((1, 1)))
+    part = _pair_proofs._InBoxes(group, np.full((2, 1, 1), move))
+    part.weights = np.ones(1)
+    assert part.multiple() == multiple
 
 
 def test_a_program_that_fails_leaves_the_factor_so_far(monkeypatch):
