@@ -377,6 +377,18 @@ def test_the_critical_factor_of_several_classes_is_infinite_against_no_set_alone
     assert nothing.margin == nothing.relative_gap == 0
 
 
+@pytest.mark.parametrize(("n_classes", "unit"), [(2, 1e8), (2, 1e-30), (3, 1e-30)])
+@pytest.mark.parametrize("name", ["box", "sum"])
+def test_the_critical_factor_is_that_of_the_data_in_other_units(name, n_classes, unit):
+    rng = np.random.default_rng(0)
+    y = np.arange(12) % n_classes
+    X = 2 * rng.normal(size=(n_classes, D))[y] + 0.3 * rng.normal(size=(12, D))
+    expected = max_margin(X, y, threat=SETS[name][0], fit_intercept=True).margin
+    found = max_margin(unit * X, y, threat=SETS[name][0], fit_intercept=True)
+    assert found.margin == pytest.approx(unit * expected, rel=1e-8)
+    assert found.relative_gap <= 1e-8
+
+
 @pytest.mark.parametrize(("move", "multiple"), [(0.5, 0.5), (2.0, 2.0), (-1e-8, math.inf)])
 def test_no_multiple_of_boxes_holds_a_move_against_their_side(move, multiple):
     group = BoxGroup(0, 1, np.arange(1), np.zeros((1, 1)), np.ones((1, 1)))
