@@ -164,13 +164,13 @@ class _Search:
                 self.multiple, self.weights = multiple, moved
 
     def without_sets(self) -> float:
-        """The factor of a predictor that separates without adversary; where there is none the bound
-        0 is kept.
+        """Half the factor of a predictor that separates without adversary; where there is none the
+        bound 0 is kept.
         """
         coef, weights = decide_by_worst_points(self.problem.at_radius(0.0))
         if weights is not None:
             self.take(replace(self.best, bound=0.0, weights=weights))
-        return 0.0 if coef is None else _own_factor(self.problem, coef)
+        return 0.0 if coef is None else 0.5 * _own_factor(self.problem, coef)
 
     def take(self, found: Certified) -> None:
         """Keep a predictor and a bound where they are better."""

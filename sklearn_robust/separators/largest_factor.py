@@ -112,15 +112,15 @@ def largest_factor(problem: RobustProblem, tol: float) -> Certified:
 
 
 def _without_sets(problem: RobustProblem) -> tuple[float, np.ndarray | None]:
-    """The factor of a predictor that separates without adversary, or the least where it is unknown;
-    weights (n,) that prove that there is none.
+    """Half the factor of a predictor that separates without adversary, or the least where it is
+    unknown; weights (n,) that prove that there is none.
     """
     coef, weights = decide_by_worst_points(as_joint(replace(problem, radius=np.zeros(1))))
     if weights is not None:
         return 0.0, problem.balanced(weights.sum(axis=0)[None])[0]
     factor, w = 0.0, np.zeros(problem.n_features) if coef is None else coef[1] - coef[0]
     if w.any() and np.isfinite(_terms(problem, w)[1]).all():
-        factor = _own_factor(problem, w)
+        factor = 0.5 * _own_factor(problem, w)
     return factor if 0 < factor < math.inf else _LEAST_FACTOR, None
 
 

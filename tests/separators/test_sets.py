@@ -377,6 +377,15 @@ def test_the_critical_factor_of_several_classes_is_infinite_against_no_set_alone
     assert nothing.margin == nothing.relative_gap == 0
 
 
+def test_a_small_critical_factor_of_classes_in_a_row_is_not_zero():
+    X, y, radius = np.array([[0.0], [1.0], [3.0]]), np.arange(3), np.array([2.0, 1.0, 0.0])
+    found = max_margin(
+        1e-10 * X, y, threat=Box(-1.0, 1.0), sample_radius=radius, fit_intercept=True
+    )
+    assert found.margin == pytest.approx(1e-10 / 3)
+    assert found.relative_gap <= 1e-8
+
+
 @pytest.mark.parametrize(("n_classes", "unit"), [(2, 1e8), (2, 1e-30), (3, 1e-30)])
 @pytest.mark.parametrize("name", ["box", "sum"])
 def test_the_critical_factor_is_that_of_the_data_in_other_units(name, n_classes, unit):
