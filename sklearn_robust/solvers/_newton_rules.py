@@ -144,7 +144,7 @@ def less_damping(damping: float) -> float:
 def damp(matrix: np.ndarray, damping: float, diagonal: np.ndarray) -> None:
     """Add a share of a diagonal to that of the matrix, which changes; of its mean where it is 0."""
     diagonal = np.maximum(diagonal, 0)
-    mean = float(diagonal.mean()) or 1.0
+    mean = float(np.sum(diagonal)) / max(len(diagonal), 1) or 1.0
     matrix.flat[:: len(matrix) + 1] += damping * np.where(diagonal > 0, diagonal, mean)
 
 
