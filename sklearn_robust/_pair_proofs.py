@@ -293,6 +293,6 @@ class _InBoxes(_Part):
         (low, high), delta = self._ends(), self.delta
         T = self.weights @ delta
         moved = np.abs(T) > TERM_ROUNDING * (self.weights @ np.abs(delta))
-        end = np.where(T > 0, high, -low)[moved]
+        end = np.abs(np.where(T > 0, high, low))[moved]  # -0 would make the quotient -inf
         with np.errstate(divide="ignore"):
             return float(np.max(np.abs(T[moved]) / end, initial=0.0))

@@ -35,6 +35,7 @@ _LINEAR = ("zero", "nonnegative")
 _SERVED = (*_LINEAR, "second_order", "semidefinite")
 _MAX_UNKNOWNS = 30_000  # larger systems are not solved
 _MAX_BLOCK_ENTRIES = 5_000_000  # entries of the blocks of cones that are not linear at most
+_FARTHEST = 1e50  # length of a step, relative to v, from which the system counts as singular
 # added to the diagonal: the system then has a solution where faces do not determine the point;
 # later steps correct the error
 _RIDGE = 1e-6
@@ -84,6 +85,8 @@ def newton_step(conic: ConicProgram, x: Vector, z: Vector) -> tuple[Vector, Vect
         return None
     moved = np.zeros_like(v)
     moved[kept] = v[kept] + step[len(x) :]
+    if not np.abs(moved).max(initial=0.0) <= _FARTHEST * np.abs(v).max():
+        return None
     return x + step[: len(x)], tau * _projection(conic.cones, moved)[0]
 
 

@@ -36,7 +36,7 @@ from sklearn_robust.solvers import minimise_joint_risk
 _HALVINGS = 60  # halvings of the bracket of a factor
 _MOST_RATIOS = 30  # steps of Dinkelbach's method
 _SLOW_RATIO = 1e-9  # relative growth of the factor up to which it ends
-_LARGEST_FACTOR = 1e100  # sought at most for a predictor from which the sets take something
+_LARGEST_FACTOR = 1e150  # sought at most, and 1 over it at least, for a predictor
 # size of a coefficient, relative to the largest, that counts as 0
 _TOUCHES = 1e-9
 _HELD = 1e-9  # share of a direction that sets may move, from rounding, where they hold it
@@ -106,8 +106,9 @@ def critical_factor(problem: JointProblem, *, bounded: bool = True) -> Certified
     search, factor = _Search(problem, bounded), unit
     found = search.at_factor(factor)
     if found.margin <= 0:
-        factor = _LEAST_FACTOR * unit
-        found = search.at_factor(factor)
+        factor = search.without_sets() or _LEAST_FACTOR * unit
+        if search.best.bound > 0:
+            found = search.at_factor(factor)
     for _ in range(_MOST_RATIOS):
         if found.margin <= 0:
             break
@@ -122,8 +123,8 @@ def critical_factor(problem: JointProblem, *, bounded: bool = True) -> Certified
         except RuntimeError:  # the answer so far has its certified gap
             break
     if search.best.margin == math.inf:
-        return replace(search.best, bound=math.inf)
-    if bounded:
+        search.best = replace(search.best, bound=math.inf)
+    elif bounded:
         search.bound_from_beyond()
     best = search.best
     coef, intercept = predictor(problem.at_radius(0.0), best.coef)
@@ -162,22 +163,23 @@ class _Search:
             if multiple < self.multiple:
                 self.multiple, self.weights = multiple, moved
 
+    def without_sets(self) -> float:
+        """Half the factor of a predictor that separates without adversary; where there is none the
+        bound 0 is kept.
+        """
+        coef, weights = decide_by_worst_points(self.problem.at_radius(0.0))
+        if weights is not None:
+            self.take(replace(self.best, bound=0.0, weights=weights))
+        return 0.0 if coef is None else 0.5 * _own_factor(self.problem, coef)
+
     def take(self, found: Certified) -> None:
         """Keep a predictor and a bound where they are better."""
         self.best = replace(found, solver=_SOLVER).merged(getattr(self, "best", None))
 
     def bound_from_beyond(self) -> None:
         """A bound from just above the factor, where there is none near it."""
-        if self.best.margin == self.best.bound == 0:
-            return
-        if self.best.margin == 0:
-            least = _LEAST_FACTOR * float(self.problem.radius)
-            weights = decide_by_worst_points(self.problem.at_radius(least)).weights
-            if weights is not None:
-                self.best = replace(self.best, bound=0.0, weights=weights)
-            return
         for beyond in _BEYOND:
-            if self.best.gap <= 2 * beyond:
+            if self.best.margin == 0 or self.best.gap <= 2 * beyond:
                 break
             try:
                 self.at_factor((1 + beyond) * self.best.margin)
@@ -225,12 +227,15 @@ class _Search:
         sizes, directions = np.linalg.eigh(matrix.reshape(K * d, K * d))
         free = directions[:, sizes <= _HELD * sizes[-1]]
         part: Vector = (free @ (free.T @ coef.ravel())).reshape(K, d)
-        return part
+        # what is rounding would be without limit along a feature without end
+        return np.where(np.abs(part).max(axis=0) > TERM_ROUNDING * np.abs(part).max(), part, 0.0)
 
 
 def _takes_nothing(problem: JointProblem, coef: Vector) -> bool:
     """Whether the penalties are 0, or rounding beside those of single features."""
     penalties, terms = problem.penalties(coef), problem.penalty_sizes(coef)
+    if not np.isfinite(penalties).all():
+        return False
     if np.all(penalties <= TERM_ROUNDING * terms):
         return True
     terms = np.zeros_like(penalties)
@@ -257,9 +262,13 @@ def _own_factor(problem: JointProblem, coef: Vector) -> float:
     def separates(factor: float) -> bool:
         return _separates(problem, coef, factor * of_unit)
 
-    low, high = 0.0, 1.0
+    low = high = 1.0
     while high < _LARGEST_FACTOR and separates(high):
         low, high = high, 2 * high
+    while not separates(low):
+        low, high = 0.5 * low, low
+        if low * _LARGEST_FACTOR < 1:
+            return 0.0
     for _ in range(_HALVINGS):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if separates(middle) else (low, middle)

@@ -29,6 +29,7 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._joint_factor import critical_factor
+from sklearn_robust.separators._worst_points import as_joint, decide_by_worst_points
 from sklearn_robust.separators.conic_separator import certify_direction, on_rows, solve_on_all_rows
 from sklearn_robust.threats import support
 
@@ -75,9 +76,12 @@ def largest_factor(problem: RobustProblem, tol: float) -> Certified:
     found, bound = _at_factor(part, 1.0, tol)
     factor = 1.0
     if found.margin <= 0:
-        factor = _LEAST_FACTOR
-        least, of_least = _at_factor(part, factor, tol)
-        found, bound = (least, of_least) if least.margin > 0 else (found, min(bound, of_least))
+        factor, weights = _without_sets(part)
+        if weights is not None:
+            found, bound = replace(found, weights=weights), 0.0
+        else:
+            least, of_least = _at_factor(part, factor, tol)
+            found, bound = (least, of_least) if least.margin > 0 else (found, min(bound, of_least))
     best = replace(found, margin=0.0, bound=bound)
     for _ in range(_MOST_RATIOS):
         if found.margin <= 0:
@@ -107,6 +111,19 @@ def largest_factor(problem: RobustProblem, tol: float) -> Certified:
     return replace(best, weights=weights, solver="cone programs, largest ratio")
 
 
+def _without_sets(problem: RobustProblem) -> tuple[float, np.ndarray | None]:
+    """Half the factor of a predictor that separates without adversary, or the least where it is
+    unknown; weights (n,) that prove that there is none.
+    """
+    coef, weights = decide_by_worst_points(as_joint(replace(problem, radius=np.zeros(1))))
+    if weights is not None:
+        return 0.0, problem.balanced(weights.sum(axis=0)[None])[0]
+    factor, w = 0.0, np.zeros(problem.n_features) if coef is None else coef[1] - coef[0]
+    if w.any() and np.isfinite(_terms(problem, w)[1]).all():
+        factor = 0.5 * _own_factor(problem, w)
+    return factor if 0 < factor < math.inf else _LEAST_FACTOR, None
+
+
 def _factor_of_own_sets(problem: RobustProblem, part: RobustProblem, used: np.ndarray) -> Certified:
     """The critical factor of samples with very many sets, which are one joint problem."""
     joint = critical_factor(JointProblem.of_two_classes(part))
@@ -124,7 +141,7 @@ def _at_factor(problem: RobustProblem, factor: float, tol: float) -> tuple[Certi
         slots = slots_of(at)
         found = _cancelling(at, found, _unmoved(slots, at.n_features))
         return found, factor * _least_multiple(at, slots, found.weights, points)
-    form, boxes = SplitForm(at, scaled=False), at.adversary
+    form, boxes = SplitForm(at), at.adversary
     found, _ = solve_on_all_rows(form.as_problem(at), _NORM, tol)
     still = (boxes.positive == 0).all(axis=0) & (boxes.negative == 0).all(axis=0)
     found = _cancelling(at, found, np.eye(at.n_features)[still])

@@ -7,6 +7,8 @@ import cvxpy as cp
 import numpy as np
 import pytest
 
+from sklearn_robust import _pair_proofs
+from sklearn_robust._pair_groups import BoxGroup
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -368,8 +370,40 @@ def test_the_critical_factor_of_several_classes_is_infinite_against_no_set_alone
     endless = max_margin(beside, y, threat=LinearImage(LpBall(2, 1.0), along), fit_intercept=True)
     assert endless.margin == math.inf
     np.testing.assert_allclose((endless.coef - endless.coef[0]) @ along / size, 0, atol=1e-12)
+    scores = beside @ endless.coef.T + endless.intercept
+    leads = scores[np.arange(12), y][:, None] - scores
+    assert leads[np.eye(3)[y] == 0].min() == pytest.approx(1.0)
     nothing = max_margin(np.eye(3)[y], np.arange(12) // 4, threat=Box(-size, size / 2))
     assert nothing.margin == nothing.relative_gap == 0
+
+
+def test_a_small_critical_factor_of_classes_in_a_row_is_not_zero():
+    X, y, radius = np.array([[0.0], [1.0], [3.0]]), np.arange(3), np.array([2.0, 1.0, 0.0])
+    found = max_margin(
+        1e-10 * X, y, threat=Box(-1.0, 1.0), sample_radius=radius, fit_intercept=True
+    )
+    assert found.margin == pytest.approx(1e-10 / 3)
+    assert found.relative_gap <= 1e-8
+
+
+@pytest.mark.parametrize(("n_classes", "unit"), [(2, 1e8), (2, 1e-30), (3, 1e-30)])
+@pytest.mark.parametrize("name", ["box", "sum"])
+def test_the_critical_factor_is_that_of_the_data_in_other_units(name, n_classes, unit):
+    rng = np.random.default_rng(0)
+    y = np.arange(12) % n_classes
+    X = 2 * rng.normal(size=(n_classes, D))[y] + 0.3 * rng.normal(size=(12, D))
+    expected = max_margin(X, y, threat=SETS[name][0], fit_intercept=True).margin
+    found = max_margin(unit * X, y, threat=SETS[name][0], fit_intercept=True)
+    assert found.margin == pytest.approx(unit * expected, rel=1e-8)
+    assert found.relative_gap <= 1e-8
+
+
+@pytest.mark.parametrize(("move", "multiple"), [(0.5, 0.5), (2.0, 2.0), (-1e-8, math.inf)])
+def test_no_multiple_of_boxes_holds_a_move_against_their_side(move, multiple):
+    group = BoxGroup(0, 1, np.arange(1), np.zeros((1, 1)), np.ones((1, 1)))
+    part = _pair_proofs._InBoxes(group, np.full((2, 1, 1), move))
+    part.weights = np.ones(1)
+    assert part.multiple() == multiple
 
 
 def test_a_program_that_fails_leaves_the_factor_so_far(monkeypatch):

@@ -139,6 +139,14 @@ def test_balls_of_classes_and_samples(data, loss, q):
     assert math.exp(solution.log_risk[0]) == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_feature_that_tells_nothing_has_coefficient_zero():
+    X, y = np.array([[1.0], [-1.0], [1.0], [-1.0]]), np.array([1.0, 1.0, -1.0, -1.0])
+    problem = RobustProblem.from_data(X, y, threat=Box(-0.1, 0.2), fit_intercept=False)
+    found = minimise_robust_risk(problem, LOSSES["logistic"], LpNorm(2))
+    assert found.coef[0, 0] == 0
+    assert found.converged[0]
+
+
 @each_loss
 @pytest.mark.parametrize("threat", [Box(0.0, INFINITE), Box(0.0, INFINITE) + LpBall(2, 0.1)])
 def test_features_that_grow_without_end_in_one_class(data, loss, threat):
