@@ -82,7 +82,8 @@ RACES = (
             "q = inf|15 000 x 120": "one Gram matrix takes 35 to 38 % of the time, 6 products a "
             "third; L-BFGS-B takes 6 evaluations, of two products each, and certifies nothing",
             "q = 2|5 000 x 200": "13 to 17 products and 11 to 14 evaluations of the loss, "
-            "certificate included; L-BFGS-B takes 7 evaluations, of two products each, and certifies nothing",
+            "certificate included; L-BFGS-B takes 7 evaluations, of two products each, and "
+            "certifies nothing",
             "q = 1|5 000 x 200": "21 to 25 products; accelerated gradient takes 6 or 7 steps, and "
             "certifies nothing",
         },
